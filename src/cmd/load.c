@@ -178,7 +178,7 @@ sp_err sp_cmd_check_cfg(sp_check_cfg *out, sp_dev *dev, const sp_opts *o, sp_dia
     sp_host host;
     const sp_kv_format *format = sp_kv_format_find(sp_opt_str(o, "kv-type"));
     if (!format)
-        return SP_FAIL(d, SP_INVAL, "kv-type: %.20s is none of q8, q4, fp8, f16, f32",
+        return SP_FAIL(d, SP_INVAL, "kv-type: %.20s is none of q8, q4, fp8, f16, bf16, f32",
                        sp_opt_str(o, "kv-type"));
     size_t max_run = (size_t)sp_opt_int(o, "max-run");
     sp_host_read(&host, "");

@@ -67,7 +67,7 @@ const sp_opt sp_cmd_options[] = {
     {"ctx", 'c', SP_OPT_INT, "0", 0, 1 << 24, MODEL | C_MODELS, "N",
      "context in tokens; 0: the model's own"},
     {"kv-type", 0, SP_OPT_STR, "q8", 0, 0, MODEL | C_MODELS, "TYPE", "format of KV pages",
-     .group = "Memory", .values = "q8 q4 fp8 f16 f32"},
+     .group = "Memory", .values = "q8 q4 fp8 f16 bf16 f32"},
     {"kv-gate", 0, SP_OPT_STR, "refuse", 0, 0, C_SERVE | TALK, "HOW",
      "where fp8 pages move a model's distributions too far (see certify-format): refuse it, or "
      "warn", .values = "refuse warn"},

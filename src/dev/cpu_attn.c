@@ -84,6 +84,14 @@ void cpu_store_token(const cpu_dev *c, const sp_dev_kv_view *kv, char *head, siz
             memcpy(f + d * SP_PAGE_TOK + slot * d, v, d * sizeof *f);
         return;
     }
+    if (kv->type == SP_BF16) {
+        uint16_t *b = (uint16_t *)(void *)head;
+        for (size_t e = 0; e < d; e++)
+            b[e * SP_PAGE_TOK + slot] = sp_bf16_from_f32(k[e]);
+        for (size_t e = 0; v && e < d; e++)
+            b[(SP_PAGE_TOK + slot) * d + e] = sp_bf16_from_f32(v[e]);
+        return;
+    }
     sp_f16 *h = (sp_f16 *)(void *)head;
     for (size_t e = 0; e < d; e += SP_MAX_HEAD) {
         size_t n = d - e < SP_MAX_HEAD ? d - e : SP_MAX_HEAD;

@@ -103,5 +103,12 @@ static inline float sp_bf16_to_f32(uint16_t h)
     union { uint32_t u; float f; } v = {.u = (uint32_t)h << 16};
     return v.f;
 }
+static inline uint16_t sp_bf16_from_f32(float f)
+{
+    union { float f; uint32_t u; } v = {.f = f};
+    if ((v.u & 0x7fffffff) > 0x7f800000)
+        return (uint16_t)(v.u >> 16 | 64); /* a quiet NaN stays one */
+    return (uint16_t)((v.u + 0x7fff + (v.u >> 16 & 1)) >> 16);
+}
 
 #endif

@@ -7,15 +7,8 @@ enum { GROUP = 32, GROUPS = 8, TRIES = 20 };
 
 static void to_bf16(uint16_t *out, const float *x, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        uint32_t u;
-        memcpy(&u, &x[i], sizeof u);
-        if ((u & 0x7fffffff) > 0x7f800000)
-            u |= 64u << 16; /* a quiet NaN stays one */
-        else
-            u += 0x7fff + (u >> 16 & 1);
-        out[i] = (uint16_t)(u >> 16);
-    }
+    for (size_t i = 0; i < n; i++)
+        out[i] = sp_bf16_from_f32(x[i]);
 }
 
 static void to_q8_0(sp_blk_q8_0 *out, const float *x, size_t n)

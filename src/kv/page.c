@@ -9,6 +9,7 @@ static const sp_kv_format formats[] = {
     {.name = "q4", .type = SP_F16, .is_planes = true, .is_demoted = true},
     {.name = "fp8", .type = SP_F16, .is_fp8 = true},
     {.name = "f16", .type = SP_F16},
+    {.name = "bf16", .type = SP_BF16},
     {.name = "f32", .type = SP_F32}};
 
 const sp_kv_format *sp_kv_format_find(const char *name)

@@ -6,7 +6,9 @@
  *        perplexity than that of all other pages (docs/BENCHMARKS.md)
  *   fp8  kern/fp8.h, for GPUs: half of f16; `sparing certify-format` says whether it does for a
  *   model
- *   f16  plain elements, the reference; f32 exists for proofs against full-precision references
+ *   f16  plain elements, the reference
+ *   bf16 plain elements of 8 bits of precision, for keys beyond the range of f16
+ *   f32  exists for proofs against full-precision references
  *
  * A latent page has no V: the first elements of a key are its value.
  *

@@ -32,7 +32,7 @@ def refused(code, *args, **kw):
     (["serve", "--prot", "9000"], "serve has no option --prot. Did you mean --port?"),
     (["run", "--port", "1", "x"], "run has no option --port, other commands have it"),
     (["run", "-z", "x"], "run has no option -z"),
-    (["serve", "--kv-type", "q88"], "--kv-type q88: must be one of q8, q4, fp8, f16, f32. Did you mean q8?"),
+    (["serve", "--kv-type", "q88"], "--kv-type q88: must be one of q8, q4, fp8, f16, bf16, f32. Did you mean q8?"),
     (["serve", "--log-level", "WARNN"], "Did you mean warn?"),
     (["serve", "--schedule=lifo"], "--schedule lifo: must be one of work, fcfs"),
     (["serve", "--drafters", "lookup,haed"], "must be one of lookup, prediction, earlier, model, head, mtp. Did you mean head?"),
@@ -50,7 +50,7 @@ def test_what_is_wrong_in_a_call(args, says):
 
 
 @pytest.mark.parametrize("text, says", [
-    ("port: 1\nkv_type: q3\n", ":2: kv_type: q3: must be one of q8, q4, fp8, f16, f32"),
+    ("port: 1\nkv_type: q3\n", ":2: kv_type: q3: must be one of q8, q4, fp8, f16, bf16, f32"),
     ("# a\n\nprot: 1\n", ":3: there is no key prot. Did you mean port?"),
     ("port: 1\nport: 2\n", ":2: port stands in line 1 already"),
     ("port: many\n", ":1: port: many: must be an integer from 0 to 65535"),
@@ -102,7 +102,7 @@ def test_the_file_of_the_user(tmp_path):
 
 def test_what_is_wrong_in_a_variable():
     said = refused(3, "--parse", "serve", env={"SPARING_KV_TYPE": "q33"})
-    assert "SPARING_KV_TYPE=q33: must be one of q8, q4, fp8, f16, f32" in said
+    assert "SPARING_KV_TYPE=q33: must be one of q8, q4, fp8, f16, bf16, f32" in said
 
 
 @pytest.mark.parametrize("line", EXAMPLES)

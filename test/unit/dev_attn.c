@@ -130,7 +130,7 @@ static void run(float *out, const sp_kv_shape *shape, const rule *r, size_t n_to
     sp_dev_close(dev);
 }
 
-static const struct { const char *name; double tol; } formats[] = {{"f32", 2e-5}, {"f16", 2e-3}, {"q8", 0.03}, {"q4", 0.4}, {"fp8", 0.2}};
+static const struct { const char *name; double tol; } formats[] = {{"f32", 2e-5}, {"f16", 2e-3}, {"bf16", 2e-2}, {"q8", 0.03}, {"q4", 0.4}, {"fp8", 0.2}};
 
 /* All formats and levels against f64, and in other chunks on other threads against themselves. */
 static void check_rule(size_t n_tok, size_t d, const rule *r)
@@ -138,7 +138,7 @@ static void check_rule(size_t n_tok, size_t d, const rule *r)
     static float whole[LONG * ROWS * MAX_D], parts[LONG * ROWS * MAX_D];
     static const size_t one[] = {LONG}, mixed[] = {1, 31, 40, 7, 64, 1, 1, 33}, single[] = {1};
     compute_truth(n_tok, d, r);
-    for (size_t f = 0; f < 5; f++) {
+    for (size_t f = 0; f < sizeof formats / sizeof formats[0]; f++) {
         const sp_kv_shape shape = {.format = sp_kv_format_find(formats[f].name), .n_layer = 1, .n_head = HEADS, .d = d};
         for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
             if (level == SP_CPU_SCALAR && f % 2) /* slow, and alike */

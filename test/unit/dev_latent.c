@@ -76,10 +76,10 @@ static void run(float *out, const sp_kv_shape *shape, int level, size_t n_thread
 void test_latent_attention(void **state)
 {
     (void)state;
-    static const struct { const char *name; double tol; } formats[] = {{"f32", 2e-5}, {"f16", 4e-3}, {"q8", 0.06}, {"q4", 0.8}};
+    static const struct { const char *name; double tol; } formats[] = {{"f32", 2e-5}, {"f16", 4e-3}, {"bf16", 4e-2}, {"q8", 0.06}, {"q4", 0.8}};
     static float whole[N_TOK * HEADS * LATENT], parts[N_TOK * HEADS * LATENT];
     fill();
-    for (size_t f = 0; f < 4; f++) {
+    for (size_t f = 0; f < sizeof formats / sizeof formats[0]; f++) {
         const sp_kv_shape shape = {.format = sp_kv_format_find(formats[f].name), .n_layer = 1, .n_head = 1, .d = D, .n_latent = LATENT};
         for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
             run(whole, &shape, level, 1, N_TOK);

@@ -92,11 +92,11 @@ static void test_chunks_threads_and_levels(void **state)
     (void)state;
     static float whole[TOKS * Q_ROW], parts[TOKS * Q_ROW], exact[TOKS * Q_ROW];
     static const size_t one[] = {TOKS}, mixed[] = {1, 31, 40, 7, 64, 1, 1, 33}, single[] = {1};
-    static const struct { const char *name; double tol; } formats[] = {{"f32", 2e-5}, {"f16", 2e-3}, {"q8", 0.03}, {"q4", 0.4}, {"fp8", 0.2}};
+    static const struct { const char *name; double tol; } formats[] = {{"f32", 2e-5}, {"f16", 2e-3}, {"bf16", 2e-2}, {"q8", 0.03}, {"q4", 0.4}, {"fp8", 0.2}};
     fill();
     const sp_kv_shape plain = {.format = sp_kv_format_find("f32"), .n_layer = 2, .n_head = HEADS, .d = D};
     run(exact, &plain, SP_CPU_SCALAR, 1, one, 1);
-    for (size_t f = 0; f < 4; f++) {
+    for (size_t f = 0; f < sizeof formats / sizeof formats[0]; f++) {
         const sp_kv_shape shape = {.format = sp_kv_format_find(formats[f].name), .n_layer = 2, .n_head = HEADS, .d = D};
         for (int level = SP_CPU_SCALAR; level <= (int)sp_cpu_detect(); level++) {
             run(whole, &shape, (sp_cpu_level)level, 1, one, 1);
@@ -423,14 +423,14 @@ static void test_moved(void **state)
 {
     (void)state;
     static float moved[TOKS * Q_ROW], direct[TOKS * Q_ROW];
-    static const struct { const char *name; double tol; } formats[] = {{"f32", 1e-4}, {"f16", 4e-3}, {"q8", 0.05}, {"fp8", 0.2}};
+    static const struct { const char *name; double tol; } formats[] = {{"f32", 1e-4}, {"f16", 4e-3}, {"bf16", 3e-2}, {"q8", 0.05}, {"fp8", 0.2}};
     static const struct { size_t at, to, n; } way[] = {{57, 200, 150}, {40, 3, 20}, {5, 64, 96}, {100, 90, 1}, {33, 33, 64}};
     static const float freq[D / 2] = {1, 0.5f, 0.25f, 0.1f, 0.01f, 0.001f};
     float weights[D];
     fill();
     for (size_t i = 0; i < D; i++)
         weights[i] = 0.5f + 0.02f * (float)i;
-    for (size_t f = 0; f < 3; f++) {
+    for (size_t f = 0; f < sizeof formats / sizeof formats[0]; f++) {
         const sp_kv_shape shape = {.format = sp_kv_format_find(formats[f].name), .n_layer = 2, .n_head = HEADS, .d = D};
         const sp_dev_kv_view kv[] = {sp_kv_page_view(&shape, 0), sp_kv_page_view(&shape, 1)};
         for (size_t i = 0; i < 5 * (size_t)(sp_cpu_detect() + 1); i++) {
