@@ -128,7 +128,7 @@ typedef struct sp_dev_experts {
 
 /* How pages store one layer; see sp_kv_format in kv/page.h for whole pages. */
 typedef struct sp_dev_kv_view {
-    /* of plain pages, and of the open page of quantised ones: SP_F16 or SP_F32 */
+    /* of plain pages: SP_F16, SP_BF16 or SP_F32; of the open page of quantised ones: SP_F16 */
     sp_type type;
     bool is_planes;    /* full pages are kern/planes.h */
     bool is_fp8;       /* ... kern/fp8.h: one part; rotated and with an open page as planes are */
@@ -355,9 +355,33 @@ typedef struct sp_dev_embed_part {
     float scale;
 } sp_dev_embed_part;
 
+/* The likeliest tokens of a row of logits. */
+enum { SP_DEV_BEST = 64 };
+typedef struct sp_dev_best {
+    /* the largest that are finite, min(SP_DEV_BEST, n_finite) of them, in falling order; of equal
+     * ones the lower id comes first. n 0: there is none, or some logit is a NaN or +infinity */
+    uint32_t id[SP_DEV_BEST];
+    float logit[SP_DEV_BEST];
+    uint32_t n, n_finite;
+    /* sum over all finite ones of e^((logit - logit[0]) / temperature), to 1e-5 of it */
+    float mass;
+} sp_dev_best;
+
 typedef struct sp_dev_ops {
     const char *name;
     void (*close)(sp_dev *dev);
+    /* 0, or heads have at most so many elements, latent keys SP_MAX_KEY, and a multiple of 16 */
+    size_t max_head;
+    /* NULL; or operations between the two may be put off until something is read, and a step like
+     * one before it is started as a whole. end_step follows whatever failed in between, and
+     * may come without begin_step: it returns when all that was started is done, so that the host
+     * may read pages. */
+    sp_err (*begin_step)(sp_dev *dev);
+    sp_err (*end_step)(sp_dev *dev);
+    /* NULL; or what a sampler mostly needs of logits that stay on the device: of rows x [n_row, n],
+     * out [n_row]; out and temperature [n_row] > 0 are host memory */
+    sp_err (*best)(sp_dev *dev, sp_dev_best *out, const float *x, const float *temperature,
+                   size_t n_row, size_t n);
     sp_err (*mem_new)(sp_dev *dev, void **out, size_t n_bytes); /* zeroed, 64-byte aligned */
     sp_err (*mem_raw)(sp_dev *dev, void **out, size_t n_bytes); /* the same, contents undefined */
     /* mem_raw, for one of many blocks of this size */

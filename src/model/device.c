@@ -1,8 +1,6 @@
 /* What a device must do for a model. The CPU does everything. */
 #include "model/arch.h"
 
-enum { MAX_HEAD = 256 /* of a device whose operations are not all there */ };
-
 sp_err sp_arch_fits_device(const sp_arch *a, const sp_dev *dev, sp_diag *d)
 {
     const sp_dev_ops *ops = dev->ops;
@@ -15,10 +13,11 @@ sp_err sp_arch_fits_device(const sp_arch *a, const sp_dev *dev, sp_diag *d)
     if (lacks)
         return SP_FAIL(d, SP_UNSUP, "device %s does not do %s yet: use --device cpu", ops->name,
                        lacks);
-    if (!ops->each_head && !sp_arch_is_encoder(a) && (a->d_head > MAX_HEAD || a->d_head % 16))
+    const size_t max_head = a->latent.n ? SP_MAX_KEY : ops->max_head;
+    if (ops->max_head && !sp_arch_is_encoder(a) && (a->d_head > max_head || a->d_head % 16))
         return SP_FAIL(d, SP_UNSUP,
-                       "device %s does heads of at most %d elements, a multiple of 16, not %zu: "
+                       "device %s does heads of at most %zu elements, a multiple of 16, not %zu: "
                        "use --device cpu",
-                       ops->name, MAX_HEAD, a->d_head);
+                       ops->name, max_head, a->d_head);
     return SP_OK;
 }

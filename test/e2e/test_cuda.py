@@ -20,15 +20,16 @@ FAMILIES = sorted(
     p.stem
     for p in GOLDEN.glob("fam-*.json")
     if golden(p)["arch"] in DENSE and "logits" in golden(p) and is_dense(p)
-) + [n for n in EXPERTS if "deepseek2" not in n] + HYBRIDS
+) + EXPERTS + HYBRIDS
 
 pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason="there was no C++ compiler")
 
 
-def refusal(*args):
-    p = subprocess.run([tool("logits"), *args], input="1 2 3", capture_output=True, text=True)
-    assert p.returncode == 1, p
-    return p.stderr
+@pytest.fixture(scope="module")
+def quick_cuda(quick_model):
+    s = Server("-m", quick_model, "--device", f"cuda:{LIBRARY}")
+    yield s
+    assert s.stop() == 0, s.log
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -36,26 +37,25 @@ def test_logits_agree_with_pytorch(name):
     path, g, words = of(name)
     ours = logits(path, g["ids"], "f32", "avx512bf16", "0", *words, CUDA)
     # queries, weights of attention and values have 11 bits; Gemma 4 does not scale its scores down
-    assert nmse(ours, g) <= (2e-5 if name == "fam-gemma4" else 1e-5)
+    if name != "fam-deepseek2":
+        assert nmse(ours, g) <= (2e-5 if name == "fam-gemma4" else 1e-5)
+        return
+    # two of its tokens have experts that score alike, of which rounding chooses another
+    exact = logits(path, g["ids"], "f32", "avx512bf16", "0", *words)
+    rows = ((ours - exact) ** 2).mean(axis=1) / (exact**2).mean()
+    assert nmse(exact, g) < 1e-8 and np.median(rows) <= 1e-5, rows
+    assert (rows > 1e-3).sum() <= 6, rows
 
 
 @pytest.mark.parametrize("kv", ["f16", "q8"])
-@pytest.mark.parametrize("name", ["fam-llama-head96", "fam-gemma3", "fam-mixtral", "fam-qwen35"])
+@pytest.mark.parametrize("name", ["fam-llama-head96", "fam-gemma3", "fam-mixtral", "fam-qwen35",
+                                  "fam-deepseek2-lite"])
 def test_neither_chunks_nor_company_change_a_bit(name, kv):
     path, g, words = of(name)
     ids = g["ids"][:70]
     whole = logits(path, ids, kv, "avx512bf16", "0", *words, CUDA)
-    for how in (["33"], ["5", "batch"]):
+    for how in (["33"], ["5", "batch"], ["1"]):  # few tokens: steps, which are graphs
         assert np.array_equal(whole, logits(path, ids, kv, "avx512bf16", *how, *words, CUDA)), how
-
-
-def test_a_model_that_it_cannot_do_is_refused_by_name():
-    lacks = {
-        "fam-deepseek2": "latent attention",
-    }
-    for name, what in lacks.items():
-        said = refusal(str(GOLDEN / f"{name}.gguf"), "f16", "avx512bf16", "0", CUDA)
-        assert f"device cuda does not do {what} yet" in said
 
 
 def test_experts_that_stay_in_the_file_are_refused(tmp_path):
@@ -94,6 +94,26 @@ def test_a_server_answers_from_its_pages(quick_model, tmp_path):
     assert [t for t, _ in texts] == [texts[0][0]] * 4
     assert [r["prompt_tokens"]["ram"] for _, r in texts] == [0, 96, 0, 96], texts
     assert texts[2][1]["prompt_tokens"]["ssd"] == 96, texts
+
+
+@pytest.mark.parametrize("how", [
+    {"temperature": 0},
+    {"temperature": 1, "top_k": 20},
+    {"temperature": 0.8, "top_p": 0.9},
+    {"temperature": 0.7, "min_p": 0.1},
+    {"temperature": 0.9},
+    {"temperature": 1, "top_k": 20, "frequency_penalty": 1},
+    {"temperature": 0, "sparing": {"regex": "[a-c ]{20,40}"}},
+], ids=str)
+def test_tokens_are_chosen_from_the_best_alone(quick_cuda, how):
+    """With log-probabilities the host has all logits; without them mostly the best of them."""
+    body = {"prompt": list(range(1000, 1020)), "max_tokens": 20, "seed": 3, "ignore_eos": True, **how}
+    texts = []
+    for more in ({}, {"logprobs": 2}):
+        r = quick_cuda.http.post("/v1/completions", json=body | more)
+        assert r.status_code == 200, r.text
+        texts.append(r.json()["choices"][0]["text"])
+    assert texts[0] == texts[1]
 
 
 def test_certified_decoding_says_what_it_leaves_out(tmp_path):
@@ -143,6 +163,6 @@ def test_the_bench_of_a_device_does_all_shapes():
     p = subprocess.run(bench, capture_output=True, text=True)
     assert p.returncode == 0, p.stderr
     rows = [json.loads(line) for line in p.stdout.splitlines()]
-    each = ["copy"] + 9 * ["decode"] + 18 * ["product"] + 2 * ["experts"] + 3 * ["prompt"]
+    each = ["copy"] + 15 * ["decode"] + ["best"] + 18 * ["product"] + 2 * ["experts"] + 3 * ["prompt"]
     assert [r["what"] for r in rows] == each
     assert all(r["seconds"] > 0 for r in rows)

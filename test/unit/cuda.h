@@ -40,6 +40,14 @@ void test_pages_are_those_of_the_cpu(void **state);
 void test_cuda_attention(void **state);
 void test_cuda_chunks_change_no_bit(void **state);
 void test_cuda_attention_without_pages(void **state);
+void test_cuda_moved(void **state);
+void test_cuda_chosen_pages(void **state);
+
+/* cuda_latent.c */
+void test_cuda_latents(void **state);
+void test_cuda_latent_chunks_change_no_bit(void **state);
+void test_cuda_latent_pages_are_those_of_the_cpu(void **state);
+void test_cuda_products_of_heads(void **state);
 
 /* cuda_cert.c */
 void test_cuda_certified_steps(void **state);

@@ -3,6 +3,8 @@
  * results are the same to the bit. Memory ends at pages that cannot be touched. */
 #include "cuda.h"
 
+#include "dev/cuda/lib.h"
+
 #include <dlfcn.h>
 #include <stdio.h>
 
@@ -407,6 +409,162 @@ static void test_operations_on_rows(void **state)
     close_devices(&d);
 }
 
+/* The list of sp_dev_best by sorting. */
+static int by_size(const void *a, const void *b)
+{
+    const float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+static void check_best(const sp_dev_best *b, const float *x, size_t n, float temperature)
+{
+    static float sorted[20000];
+    double mass = 0;
+    size_t n_finite = 0;
+    for (size_t i = 0; i < n; i++)
+        if (isfinite(x[i]))
+            sorted[n_finite++] = x[i];
+    qsort(sorted, n_finite, sizeof *sorted, by_size);
+    for (size_t i = 0; i < n_finite; i++)
+        mass += exp((double)(sorted[i] - sorted[0]) / (double)temperature);
+    assert_int_equal(b->n_finite, n_finite);
+    assert_int_equal(b->n, n_finite < SP_DEV_BEST ? n_finite : SP_DEV_BEST);
+    assert_true(fabs((double)b->mass - mass) <= 1e-5 * mass);
+    for (size_t i = 0; i < b->n; i++) {
+        assert_true(b->logit[i] == sorted[i] && x[b->id[i]] == sorted[i]);
+        assert_true(!i || b->logit[i] < b->logit[i - 1] || b->id[i] > b->id[i - 1]);
+    }
+}
+
+/* Rows of several parts and of less than one, with equal logits, with ones that may not be chosen,
+ * with no number at all and with what is none. */
+static void test_best_of_logits(void **state)
+{
+    (void)state;
+    enum { ROWS = 5, MOST = 20000 };
+    static float x[ROWS * MOST];
+    static const size_t sizes[] = {MOST, 8192, 700, 40, 1};
+    static const float temperature[ROWS] = {1, 0.5f, 2, 0.05f, 1};
+    static sp_dev_best got[ROWS], again[ROWS];
+    devices d = open_devices();
+    uint64_t seed = 51;
+    for (size_t s = 0; s < 5; s++) {
+        size_t n = sizes[s];
+        for (size_t i = 0; i < ROWS * n; i++) {
+            x[i] = test_float(&seed) * 9;
+            if (i / n == 1)
+                x[i] = (float)(test_rand(&seed) % 50); /* many are equal */
+            if (i / n == 2 && test_rand(&seed) % 100)
+                x[i] = -INFINITY;
+            if (i / n == 3)
+                x[i] = -INFINITY;
+        }
+        x[2 * n] = -50;
+        x[5 * n - 1] = s % 2 ? NAN : INFINITY;
+        float *at = on(d.cuda, x, ROWS * n * sizeof *x);
+        for (size_t o = 0; o < ORDERS; o++) {
+            set_order(orders[o]);
+            memset(again, 0, sizeof again);
+            assert_int_equal(d.cuda->ops->best(d.cuda, again, at, temperature, ROWS, n), SP_OK);
+            if (o)
+                assert_memory_equal(got, again, sizeof got);
+            memcpy(got, again, sizeof got);
+        }
+        set_order(0);
+        for (size_t r = 0; r < 3; r++)
+            check_best(&got[r], x + r * n, n, temperature[r]);
+        assert_true(got[3].n == 0 && got[3].n_finite == 0 && got[4].n == 0);
+        done();
+    }
+    close_devices(&d);
+}
+
+static sp_cuda_counts counts(void)
+{
+    sp_cuda_counts out;
+    const sp_cuda_lib *(*find)(void);
+    void *lib = dlopen(library(), RTLD_NOW), *symbol = lib ? dlsym(lib, "sp_cuda_library") : NULL;
+    assert_non_null(symbol);
+    memcpy(&find, &symbol, sizeof find);
+    find()->counts(&out);
+    dlclose(lib);
+    return out;
+}
+
+/* Ten operations over row id [n] of w, in x. */
+static void step(const devices *d, const sp_dev_weight *w, const uint32_t *id, size_t n, float *x,
+                 float *y, bool is_step)
+{
+    const sp_dev_ops *ops = d->cuda->ops;
+    const sp_dev_matmul a = {.out = &y, .x = x, .w = w, .n_w = 1, .n_row = n};
+    if (is_step)
+        assert_int_equal(ops->begin_step(d->cuda), SP_OK);
+    for (size_t i = 0; i < 3; i++) { /* the second begins over another's memory */
+        assert_int_equal(ops->embed(d->cuda, x, w, id + i, n, 1), SP_OK);
+        assert_int_equal(ops->matmul(d->cuda, &a), SP_OK);
+        assert_int_equal(ops->add(d->cuda, x, y, n * w->k), SP_OK);
+        assert_int_equal(ops->copy(d->cuda, y, x, n * w->k * sizeof *x), SP_OK);
+    }
+    if (is_step)
+        assert_int_equal(ops->end_step(d->cuda), SP_OK);
+}
+
+/* Steps that are put off, then made graphs, then told other rows, memory and sizes, give what their
+ * operations give one by one. */
+static void test_steps_as_graphs(void **state)
+{
+    (void)state;
+    enum { K = 64, MOST = 4, ROUNDS = 9 };
+    static const uint32_t id[] = {3, 1, 60, 7, 22, 45, 9, 63, 0, 12, 5, 33, 2, 17};
+    static float rows[K * K], got[MOST * K], want[MOST * K];
+    devices d = open_devices();
+    uint64_t seed = 77;
+    for (size_t i = 0; i < K * K; i++)
+        rows[i] = test_float(&seed);
+    const sp_dev_weight w = put_rows(&d, SP_F32, rows, K, K);
+    const sp_cuda_counts before = counts();
+    for (size_t i = 0; i < ROUNDS; i++) {
+        size_t n = 1 + i % MOST;
+        float *x = on(d.cuda, NULL, sizeof got), *y = on(d.cuda, NULL, sizeof got);
+        step(&d, &w, id + i % 8, n, x, y, false);
+        get(d.cuda, want, x, n * K * sizeof *want);
+        float *other = on(d.cuda, NULL, sizeof got);
+        step(&d, &w, id + i % 8, n, i % 2 ? other : x, y, true);
+        get(d.cuda, got, i % 2 ? other : x, n * K * sizeof *got);
+        assert_memory_equal(got, want, n * K * sizeof *got);
+    }
+    const sp_cuda_counts after = counts();
+    assert_int_equal(after.n_made - before.n_made, 1);
+    assert_int_equal(after.n_started - before.n_started, ROUNDS - 1);
+    assert_true(after.n_told > before.n_told);
+    close_devices(&d);
+}
+
+/* What is read or freed within a step is done by then, and so is what a step writes over. */
+static void test_reads_within_a_step(void **state)
+{
+    (void)state;
+    enum { N = 64 };
+    static float x[N], got[N];
+    devices d = open_devices();
+    const sp_dev_ops *ops = d.cuda->ops;
+    for (size_t i = 0; i < N; i++)
+        x[i] = (float)i;
+    float *a = on(d.cuda, x, sizeof x), *b = on(d.cuda, x, sizeof x);
+    assert_int_equal(ops->begin_step(d.cuda), SP_OK);
+    for (size_t i = 0; i < 20; i++)
+        assert_int_equal(ops->add(d.cuda, a, b, N), SP_OK);
+    assert_int_equal(ops->mem_write(d.cuda, b, got, sizeof got), SP_OK); /* zeros */
+    assert_int_equal(ops->add(d.cuda, a, b, N), SP_OK);
+    get(d.cuda, got, a, sizeof got);
+    assert_true(got[0] == 0 && got[1] == 21 && got[N - 1] == 21 * (N - 1));
+    assert_int_equal(ops->add(d.cuda, a, a, N), SP_OK);
+    assert_int_equal(ops->end_step(d.cuda), SP_OK);
+    get(d.cuda, got, a, sizeof got);
+    assert_true(got[1] == 42);
+    close_devices(&d);
+}
+
 static void test_acts_of_each_kind(void **state)
 {
     (void)state;
@@ -489,12 +647,22 @@ int main(int argc, char **argv)
                                        cmocka_unit_test(test_products_of_each_type),
                                        cmocka_unit_test(test_operations_on_rows),
                                        cmocka_unit_test(test_acts_of_each_kind),
+                                       cmocka_unit_test(test_best_of_logits),
+                                       cmocka_unit_test(test_steps_as_graphs),
+                                       cmocka_unit_test(test_reads_within_a_step),
                                        cmocka_unit_test(test_cuda_experts),
                                        cmocka_unit_test(test_cuda_states),
                                        cmocka_unit_test(test_pages_are_those_of_the_cpu),
                                        cmocka_unit_test(test_cuda_attention),
                                        cmocka_unit_test(test_cuda_chunks_change_no_bit),
                                        cmocka_unit_test(test_cuda_attention_without_pages),
+                                       cmocka_unit_test(test_cuda_moved),
+                                       cmocka_unit_test(test_cuda_chosen_pages),
+                                       cmocka_unit_test(test_cuda_latents),
+                                       cmocka_unit_test(test_cuda_latent_chunks_change_no_bit),
+                                       cmocka_unit_test(
+                                           test_cuda_latent_pages_are_those_of_the_cpu),
+                                       cmocka_unit_test(test_cuda_products_of_heads),
                                        cmocka_unit_test(test_cuda_certified_steps),
                                        cmocka_unit_test(test_cuda_certified_heads),
                                        cmocka_unit_test(test_cuda_dense_after_all),

@@ -55,9 +55,10 @@ template <class F, class O, int D> struct attn_kernel {
             for (unsigned i = begin + (warp_id() + WARPS - begin % WARPS) % WARPS; i < stop;
                  i += WARPS) {
                 F p;
-                F::open(p, a.tab[it.tab + i], a.hi_at + (size_t)block_y() * a.hi_bytes,
+                unsigned page = it.n_list ? a.list[it.list + block_y() * it.n_list + i] : i;
+                F::open(p, a.tab[it.tab + page], a.hi_at + (size_t)block_y() * a.hi_bytes,
                         a.lo_at + (size_t)block_y() * a.lo_bytes, a.d);
-                see(from, to, a, it, i, false);
+                see(from, to, a, it, page, false);
                 attend<D, F>(w, sh, p, from, to, a.cap);
             }
             end_part<F, D>(sh, w, it.n_q, a.d);
@@ -106,8 +107,8 @@ struct end_kernel {
             if (a.kind >= SP_CUDA_KV_Q8)
                 rotate_row(row, a.d, true);
             size_t tok = it.row + query / a.group, head = block_y() * a.group + query % a.group;
-            for (unsigned i = lane_id(); i < a.d; i += 32)
-                a.out[(tok * a.n_head * a.group + head) * a.d + i] = row[i];
+            for (unsigned i = lane_id(); i < a.n_out; i += 32)
+                a.out[(tok * a.n_head * a.group + head) * a.n_out + i] = row[i];
             warp_sync();
         }
     }
@@ -192,6 +193,8 @@ extern "C" int sp_cuda_attn_run(const sp_cuda_attn *a)
     switch (a->kind) {
     case SP_CUDA_KV_F32: return run_size<page_of<elem_f32>, page_plain<elem_f32, dims_plain>>(a);
     case SP_CUDA_KV_F16: return run_size<page_of<elem_f16>, page_plain<elem_f16, dims_plain>>(a);
+    case SP_CUDA_KV_BF16:
+        return run_size<page_of<elem_bf16>, page_plain<elem_bf16, dims_plain>>(a);
     case SP_CUDA_KV_Q8: return run_size<page_q8, page_plain<elem_f16, page_q8>>(a);
     case SP_CUDA_KV_FP8: return run_size<page_fp8, page_plain<elem_f16, page_fp8>>(a);
     default: return 1;

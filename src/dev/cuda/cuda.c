@@ -217,6 +217,51 @@ static sp_err copy(sp_dev *dev, void *to, const void *from, size_t n_bytes)
     return cuda_try(c, c->lib->copy(to, from, n_bytes), "a copy on the device");
 }
 
+static sp_err best(sp_dev *dev, sp_dev_best *out, const float *x, const float *temperature,
+                   size_t n_row, size_t n)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    const size_t n_part = (n + SP_CUDA_BEST_PART - 1) / SP_CUDA_BEST_PART;
+    sp_cuda_best_row *row = sp_mem_array(n_row, sizeof *row);
+    sp_err err = row ? SP_OK : SP_NOMEM;
+    if (err == SP_OK)
+        err = cuda_put(c, &c->temperatures, temperature, n_row * sizeof *temperature);
+    if (err == SP_OK)
+        err = cuda_grow(c, &c->best, n_row * (n_part + 1) * sizeof *row);
+    const sp_cuda_best a = {.out = c->best.p,
+                            .part = (sp_cuda_best_row *)c->best.p + n_row,
+                            .x = x,
+                            .temperature = c->temperatures.p,
+                            .n_row = (uint32_t)n_row,
+                            .n = (uint32_t)n,
+                            .n_part = (uint32_t)n_part};
+    if (err == SP_OK)
+        err = cuda_try(c, c->lib->best(&a), "the likeliest tokens");
+    if (err == SP_OK)
+        err = cuda_try(c, c->lib->read(row, a.out, n_row * sizeof *row), "the likeliest tokens");
+    for (size_t i = 0; i < n_row && err == SP_OK; i++) {
+        out[i] = (sp_dev_best){
+            .n = row[i].is_odd ? 0 : row[i].n, .n_finite = row[i].n_finite, .mass = row[i].mass};
+        memcpy(out[i].id, row[i].id, row[i].n * sizeof *row[i].id);
+        memcpy(out[i].logit, row[i].logit, row[i].n * sizeof *row[i].logit);
+    }
+    sp_mem_free(row);
+    return err;
+}
+
+/* Stages whose times are taken wait for the device each. */
+static sp_err begin_step(sp_dev *dev)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    return dev->stat ? SP_OK : cuda_try(c, c->lib->begin_step(), "a step");
+}
+
+static sp_err end_step(sp_dev *dev)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    return cuda_try(c, c->lib->end_step(), "a step");
+}
+
 /* Experts do not stay in the file. */
 static void shelf_free(sp_dev *dev, sp_dev_shelf *s)
 {
@@ -230,11 +275,15 @@ static void cuda_close(sp_dev *dev)
     cuda_buf *all[] = {&c->ids,    &c->pos,    &c->freq,  &c->hi,     &c->lo,
                        &c->half,   &c->unit,   &c->qh,    &c->state,  &c->items,
                        &c->ends,   &c->stores, &c->tab,   &c->own[0], &c->own[1],
-                       &c->own[2], &c->routes, &c->slots, &c->scales, &c->passes};
+                       &c->own[2], &c->routes, &c->slots, &c->scales, &c->passes,
+                       &c->moves,  &c->moved,  &c->best,  &c->temperatures};
     for (size_t i = 0; c->lib && i < sizeof all / sizeof all[0]; i++)
         (void)c->lib->mem_free(all[i]->p);
+    if (c->lib)
+        c->lib->close();
     cuda_lists_free(c->lists);
     cuda_cert_free(c);
+    cuda_keep_free(c);
     sp_pool_free(c->pool);
     if (c->handle)
         dlclose(c->handle);
@@ -245,6 +294,9 @@ static void cuda_close(sp_dev *dev)
  */
 static const sp_dev_ops cuda_ops = {
     .name = "cuda",
+    .max_head = 256,
+    .begin_step = begin_step,
+    .end_step = end_step,
     .close = cuda_close,
     .mem_new = mem_new,
     .mem_raw = mem_raw,
@@ -259,6 +311,7 @@ static const sp_dev_ops cuda_ops = {
     .norm_layer = norm_layer,
     .matmul = cuda_matmul,
     .experts = cuda_experts,
+    .each_head = cuda_each_head,
     .conv = cuda_conv,
     .delta = cuda_delta,
     .ssm = cuda_ssm,
@@ -268,7 +321,9 @@ static const sp_dev_ops cuda_ops = {
     .join = join,
     .soft_cap = soft_cap,
     .attn_paged = cuda_attn_paged,
+    .best = best,
     .settle = cuda_settle,
+    .kv_move = cuda_kv_move,
     .attn_full = attn_full,
     .gate = gate,
     .halve = halve,

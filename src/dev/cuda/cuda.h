@@ -25,9 +25,12 @@ typedef struct cuda_dev {
     cuda_buf passes; /* sequences that pass states, and where copies go */
     cuda_buf routes, slots, scales; /* of experts: choices; rows of slots; factors */
     cuda_buf qh, state, items, ends, stores, tab;
+    cuda_buf best, temperatures; /* of rows of logits */
+    cuda_buf moves, moved; /* pages whose keys and values move; their rows */
     cuda_buf own[CUDA_KEPT];  /* plain pages that fill up within a call; by sp_dev_attn.kept */
     struct cuda_lists *lists; /* what items, ends, stores and tab hold, in host memory */
     struct cuda_cert *cert;   /* of cuda_cert.c */
+    struct cuda_keep *keep;   /* of cuda_keep.c */
 } cuda_dev;
 
 /* SP_DEV for an error number of the library, which is logged with what was tried. */
@@ -45,7 +48,7 @@ void cuda_stat_end(sp_dev *dev, sp_dev_stage stage, uint64_t from, double bytes,
 sp_cuda_rows cuda_rows(const sp_dev_weight *w);
 bool cuda_takes_two(const sp_dev_weight *w);
 /* Makes rows ready for products, in c->hi and c->lo, or, not two, in c->half and c->unit. Of p are
- * given x, row, norm, eps, up, act, n_row and k. */
+ * given x, row, norm, eps, up, act, n_row, k and, where rows do not lie side by side, ld. */
 SP_MUST sp_err cuda_prepare(cuda_dev *c, sp_cuda_prep p, bool two);
 
 /* Operations of dev.h. */
@@ -56,13 +59,18 @@ sp_err cuda_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_
                   float scale);
 sp_err cuda_embed_part(sp_dev *dev, const sp_dev_embed_part *a);
 sp_err cuda_matmul(sp_dev *dev, const sp_dev_matmul *a);
+sp_err cuda_each_head(sp_dev *dev, const sp_dev_each_head *a);
 sp_err cuda_conv(sp_dev *dev, const sp_dev_conv *a);
 sp_err cuda_delta(sp_dev *dev, const sp_dev_delta *a);
 sp_err cuda_ssm(sp_dev *dev, const sp_dev_ssm *a);
 sp_err cuda_experts(sp_dev *dev, const sp_dev_experts *a);
 sp_err cuda_attn_paged(sp_dev *dev, const sp_dev_attn *a);
+sp_err cuda_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to,
+                    const sp_dev_span *from, const sp_dev_turn *turn);
 void cuda_lists_free(struct cuda_lists *l);
 sp_err cuda_settle(sp_dev *dev);
 void cuda_cert_free(cuda_dev *c);
+SP_MUST sp_err cuda_keep_settle(cuda_dev *c);
+void cuda_keep_free(cuda_dev *c);
 
 #endif

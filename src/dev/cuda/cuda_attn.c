@@ -109,11 +109,13 @@ static sp_err open_pages(const attn_job *j)
     return SP_OK;
 }
 
-static sp_cuda_kv kind_of(const sp_dev_kv_view *kv)
+sp_cuda_kv cuda_kind_of(const sp_dev_kv_view *kv)
 {
     if (kv->is_planes || kv->is_fp8)
         return kv->is_fp8 ? SP_CUDA_KV_FP8 : SP_CUDA_KV_Q8;
-    return kv->type == SP_F32 ? SP_CUDA_KV_F32 : SP_CUDA_KV_F16;
+    return kv->type == SP_F32    ? SP_CUDA_KV_F32
+           : kv->type == SP_BF16 ? SP_CUDA_KV_BF16
+                                 : SP_CUDA_KV_F16;
 }
 
 static sp_err list_stores(const attn_job *j)
@@ -148,12 +150,12 @@ static sp_err store(const attn_job *j)
     SP_TRY(list_stores(j));
     SP_TRY(cuda_list_send(c, &c->stores, &j->l->store));
     const sp_cuda_store a = {.k = j->a->k,
-                             .v = j->a->v,
+                             .v = kv->n_latent ? NULL : j->a->v,
                              .item = c->stores.p,
                              .n_item = (uint32_t)j->l->store.n,
                              .n_head = (uint32_t)kv->n_head,
                              .d = (uint32_t)kv->d,
-                             .kind = kind_of(kv),
+                             .kind = cuda_kind_of(kv),
                              .own_at = (uint32_t)own_at(j),
                              .hi_at = (uint32_t)kv->layer_at,
                              .lo_at = (uint32_t)kv->lo_at,
@@ -190,21 +192,31 @@ static sp_err list_parts(attn_job *j, sp_cuda_attn_item it)
     return cuda_list_push(&j->l->end, &end, sizeof end);
 }
 
-static sp_err list_page(attn_job *j, const sp_dev_span *s, size_t own, size_t i, size_t tab)
+/* Queries that a block attends with. */
+static size_t n_rows(const attn_job *j)
+{
+    return j->a->kv->n_latent ? SP_CUDA_LATENT_ROWS : SP_CUDA_ROWS;
+}
+
+/* chosen NULL: all pages before it are attended. */
+static sp_err list_page(attn_job *j, const sp_dev_span *s, size_t own, size_t i, size_t tab,
+                        const cuda_chosen *chosen)
 {
     size_t from = i == first_page(s) ? s->pos : i * SP_PAGE_TOK, stop = (i + 1) * SP_PAGE_TOK;
     size_t to = stop < s->pos + s->n ? stop : s->pos + s->n, n_q = (to - from) * j->group;
-    for (size_t q = 0; q < n_q; q += SP_CUDA_ROWS) {
+    for (size_t q = 0; q < n_q; q += n_rows(j)) {
         size_t seen = first_seen(j, from + q / j->group) / SP_PAGE_TOK;
         const sp_cuda_attn_item it = {
             .own = plain_page(j, s, own, i),
             .row = (uint32_t)(s->row + from - s->pos),
             .pos = (uint32_t)from,
             .q0 = (uint32_t)q,
-            .n_q = (uint32_t)(n_q - q < SP_CUDA_ROWS ? n_q - q : SP_CUDA_ROWS),
+            .n_q = (uint32_t)(n_q - q < n_rows(j) ? n_q - q : n_rows(j)),
             .tab = (uint32_t)tab,
             .from = (uint32_t)seen,
-            .to = (uint32_t)i};
+            .to = (uint32_t)(chosen ? chosen->n_chosen + i - first_page(s) : i),
+            .list = chosen ? chosen->list : 0,
+            .n_list = chosen ? chosen->n_list : 0};
         SP_TRY(list_parts(j, it));
     }
     return SP_OK;
@@ -219,10 +231,17 @@ static sp_err list_items(attn_job *j)
             const sp_cuda_page page = {s->page[i], s->lo ? s->lo[i] : NULL};
             SP_TRY(cuda_list_push(&j->l->tab, &page, sizeof page));
         }
+        cuda_chosen chosen;
+        const bool is_chosen = cuda_is_chosen(j, s);
+        if (is_chosen)
+            SP_TRY(cuda_keep_list(j, s, tab, &chosen));
         if (cuda_is_certified(j, s))
             SP_TRY(cuda_cert_list(j, s, plain_page(j, s, own, last_page(s)), tab));
         for (size_t i = first_page(s); i <= last_page(s) && !cuda_is_certified(j, s); i++)
-            SP_TRY(list_page(j, s, own, i, tab));
+            SP_TRY(list_page(j, s, own, i, tab,
+                             is_chosen && (i == first_page(s) || i * SP_PAGE_TOK < s->keep_to)
+                                 ? &chosen
+                                 : NULL));
         own += last_page(s) - first_page(s);
     }
     return SP_OK;
@@ -232,7 +251,7 @@ static size_t block_count(const attn_job *j)
 {
     size_t n = 0;
     for (const sp_dev_span *s = j->a->span; s < j->a->span + j->a->n_span; s++)
-        n += (s->n * j->group + SP_CUDA_ROWS - 1) / SP_CUDA_ROWS * j->a->kv->n_head;
+        n += (s->n * j->group + n_rows(j) - 1) / n_rows(j) * j->a->kv->n_head;
     return n;
 }
 
@@ -243,14 +262,15 @@ static sp_err attend(attn_job *j, size_t n_row)
     cuda_dev *c = j->c;
     j->is_split = block_count(j) < FILL_BLOCKS;
     SP_TRY(cuda_cert_begin(j));
+    SP_TRY(cuda_keep_begin(j));
     SP_TRY(list_items(j));
     SP_TRY(cuda_list_send(c, &c->tab, &j->l->tab));
     SP_TRY(cuda_list_send(c, &c->items, &j->l->item));
     SP_TRY(cuda_list_send(c, &c->ends, &j->l->end));
     SP_TRY(cuda_grow(c, &c->qh, n_row * a->n_q_head * kv->d * sizeof(uint16_t)));
     SP_TRY(cuda_grow(c, &c->state,
-                     j->n_state * kv->n_head * SP_CUDA_ROWS * (kv->d + 2) * sizeof(float)));
-    const sp_cuda_attn args = {.out = a->out,
+                     j->n_state * kv->n_head * n_rows(j) * (kv->d + 2) * sizeof(float)));
+    sp_cuda_attn args = {.out = a->out,
                                .q = a->q,
                                .qh = c->qh.p,
                                .state = c->state.p,
@@ -264,7 +284,7 @@ static sp_err attend(attn_job *j, size_t n_row)
                                .n_head = (uint32_t)kv->n_head,
                                .group = (uint32_t)j->group,
                                .d = (uint32_t)kv->d,
-                               .kind = kind_of(kv),
+                               .kind = cuda_kind_of(kv),
                                .own_at = (uint32_t)own_at(j),
                                .hi_at = (uint32_t)kv->layer_at,
                                .lo_at = (uint32_t)kv->lo_at,
@@ -273,12 +293,32 @@ static sp_err attend(attn_job *j, size_t n_row)
                                .plain_bytes =
                                    (uint32_t)(j->has_open ? kv->open_bytes : kv->head_bytes),
                                .window = (uint32_t)a->window,
+                               .n_rows = (uint32_t)n_rows(j),
+                               .n_out = (uint32_t)(kv->n_latent ? kv->n_latent : kv->d),
                                .scale = a->scale,
                                .cap = a->cap > 0 ? a->cap * 1.44269504f : 0};
     SP_TRY(cuda_try(c, c->lib->query(&args), "queries"));
-    SP_TRY(cuda_try(c, c->lib->attn(&args), "attention"));
+    SP_TRY(cuda_keep_run(j, &args));
+    SP_TRY(cuda_try(c, kv->n_latent ? c->lib->latent(&args) : c->lib->attn(&args), "attention"));
     SP_TRY(cuda_cert_run(j, &args));
     return cuda_try(c, c->lib->attn_end(&args), "attention");
+}
+
+/* Starts a job over the spans of a call. */
+static sp_err begin_job(attn_job *j, cuda_dev *c, const sp_dev_attn *a)
+{
+    if (!c->lists && !(c->lists = sp_mem_alloc(sizeof *c->lists)))
+        return SP_NOMEM;
+    *j = (attn_job){.c = c, .l = c->lists, .a = a, .has_open = a->kv->is_planes || a->kv->is_fp8};
+    j->l->item.n = j->l->end.n = j->l->store.n = j->l->tab.n = 0;
+    return SP_OK;
+}
+
+sp_err cuda_store(cuda_dev *c, const sp_dev_attn *a)
+{
+    attn_job j;
+    SP_TRY(begin_job(&j, c, a));
+    return store(&j);
 }
 
 sp_err cuda_attn_paged(sp_dev *dev, const sp_dev_attn *a)
@@ -287,15 +327,11 @@ sp_err cuda_attn_paged(sp_dev *dev, const sp_dev_attn *a)
     const sp_dev_kv_view *kv = a->kv;
     uint64_t start = cuda_stat_begin(dev);
     size_t n_row = 0, n_seen = 0, n_pair = 0;
-    if (!c->lists && !(c->lists = sp_mem_alloc(sizeof *c->lists)))
-        return SP_NOMEM;
-    attn_job j = {.c = c,
-             .l = c->lists,
-             .a = a,
-             .has_open = kv->is_planes || kv->is_fp8,
-             .group = a->n_q_head / kv->n_head};
-    SP_DASSERT(a->n_q_head % kv->n_head == 0 && kv->d % 16 == 0 && kv->d <= 256 && !kv->n_latent);
-    j.l->item.n = j.l->end.n = j.l->store.n = j.l->tab.n = 0;
+    attn_job j;
+    SP_TRY(begin_job(&j, c, a));
+    j.group = a->n_q_head / kv->n_head;
+    SP_DASSERT(a->n_q_head % kv->n_head == 0 && kv->d % 16 == 0 &&
+               kv->d <= (kv->n_latent ? SP_MAX_KEY : 256));
     for (const sp_dev_span *s = a->span; s < a->span + a->n_span; s++) {
         n_row = s->row + s->n > n_row ? s->row + s->n : n_row;
         n_seen += s->pos + s->n - first_seen(&j, s->pos);

@@ -43,6 +43,10 @@ static inline size_t first_seen(const attn_job *j, size_t pos)
     return j->a->window && pos >= j->a->window ? pos + 1 - j->a->window : 0;
 }
 
+sp_cuda_kv cuda_kind_of(const sp_dev_kv_view *kv);
+/* Stores k and v of a's spans. */
+SP_MUST sp_err cuda_store(cuda_dev *c, const sp_dev_attn *a);
+
 /* Is this span's attention certified rather than dense? */
 bool cuda_is_certified(const attn_job *j, const sp_dev_span *s);
 /* Lists are empty from here on. */
@@ -51,5 +55,18 @@ SP_MUST sp_err cuda_cert_begin(attn_job *j);
 SP_MUST sp_err cuda_cert_list(attn_job *j, const sp_dev_span *s, const char *own, size_t tab);
 /* Attends what was listed, between sp_cuda_lib's attn and attn_end of `a`. */
 SP_MUST sp_err cuda_cert_run(attn_job *j, const sp_cuda_attn *a);
+
+/* Are the pages before this span chosen? */
+bool cuda_is_chosen(const attn_job *j, const sp_dev_span *s);
+/* Where each KV head's pages are listed: n_chosen, then those of the span. */
+typedef struct cuda_chosen {
+    uint32_t list, n_list;
+    size_t n_chosen;
+} cuda_chosen;
+/* Nothing is listed from here on; lists such a span; chooses, between sp_cuda_lib's query and attn
+ * of `a`, which is told where the lists are. */
+SP_MUST sp_err cuda_keep_begin(attn_job *j);
+SP_MUST sp_err cuda_keep_list(attn_job *j, const sp_dev_span *s, size_t tab, cuda_chosen *out);
+SP_MUST sp_err cuda_keep_run(attn_job *j, sp_cuda_attn *a);
 
 #endif

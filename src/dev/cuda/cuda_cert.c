@@ -43,7 +43,8 @@ static size_t first_whole(const attn_job *j, const sp_dev_span *s)
 bool cuda_is_certified(const attn_job *j, const sp_dev_span *s)
 {
     size_t whole = first_whole(j, s);
-    if (!(s->eps > 0) || s->n != 1 || !j->a->kv->is_planes || j->group > SP_CUDA_FEW ||
+    if (!(s->eps > 0) || s->n != 1 || !j->a->kv->is_planes || j->a->kv->n_latent ||
+        j->group > SP_CUDA_FEW ||
         first_page(s) < whole + SP_CERT_MIN_PAGES)
         return false;
     for (size_t i = whole; i < first_page(s); i++)
@@ -188,8 +189,8 @@ sp_err cuda_settle(sp_dev *dev)
 {
     cuda_dev *d = (cuda_dev *)dev;
     struct cuda_cert *c = d->cert;
-    sp_err err = SP_OK;
-    if (c && c->waiting.n) {
+    sp_err err = cuda_keep_settle(d);
+    if (err == SP_OK && c && c->waiting.n) {
         sp_cuda_cert_head *head = sp_mem_array(c->n_result, sizeof *head);
         const call *one = (const call *)(void *)c->waiting.at;
         err = !head ? SP_NOMEM

@@ -245,7 +245,7 @@ bool cuda_takes_two(const sp_dev_weight *w)
 sp_err cuda_prepare(cuda_dev *c, sp_cuda_prep p, bool two)
 {
     p.k_pad = (p.k + 31) & ~31u;
-    p.ld = p.k;
+    p.ld = p.ld ? p.ld : p.k;
     size_t n_bytes = (size_t)p.n_row * p.k_pad * sizeof(uint16_t);
     SP_TRY(cuda_grow(c, two ? &c->hi : &c->half, n_bytes));
     SP_TRY(two ? cuda_grow(c, &c->lo, n_bytes) : cuda_grow(c, &c->unit, p.n_row * sizeof(float)));
@@ -290,5 +290,39 @@ sp_err cuda_matmul(sp_dev *dev, const sp_dev_matmul *a)
         n_w_row += (double)w.n_row;
     }
     cuda_stat_end(dev, a->stage, start, n_bytes, n_w_row * (double)a->w[0].k * (double)a->n_row);
+    return SP_OK;
+}
+
+sp_err cuda_each_head(sp_dev *dev, const sp_dev_each_head *a)
+{
+    cuda_dev *c = (cuda_dev *)dev;
+    uint64_t start = cuda_stat_begin(dev);
+    const sp_cuda_rows w = cuda_rows(a->w);
+    const uint32_t n_row = (uint32_t)(a->n_row * a->n_head), n_out = w.n_row / (uint32_t)a->n_head;
+    const bool two = cuda_takes_two(a->w);
+    const sp_cuda_prep in = {.x = a->x, .n_row = n_row, .k = w.k, .ld = (uint32_t)a->ld_x};
+    SP_TRY(cuda_prepare(c, in, two));
+    const sp_cuda_product p = {.out = a->out,
+                               .w = w,
+                               .hi = two ? c->hi.p : c->half.p,
+                               .lo = two ? c->lo.p : NULL,
+                               .unit = c->unit.p,
+                               .n_tok = (uint32_t)a->n_row,
+                               .ld = (uint32_t)a->ld_out,
+                               .n_out = n_out,
+                               .each = n_out,
+                               .n_beside = (uint32_t)a->n_head,
+                               .scale = a->w->scale ? *a->w->scale : 1.0f};
+    const sp_cuda_tail tail = {.out = a->out + n_out,
+                               .x = a->x + w.k,
+                               .n_row = n_row,
+                               .n = (uint32_t)a->n_copy,
+                               .ld_out = (uint32_t)a->ld_out,
+                               .ld_x = (uint32_t)a->ld_x};
+    SP_TRY(cuda_try(c, c->lib->product(&p), "a product of heads"));
+    if (a->n_copy)
+        SP_TRY(cuda_try(c, c->lib->tail(&tail), "what lies behind heads"));
+    cuda_stat_end(dev, a->stage, start, (double)w.n_row * (double)w.row_bytes,
+                  (double)w.n_row * (double)w.k * (double)a->n_row);
     return SP_OK;
 }

@@ -268,6 +268,17 @@ struct halve_kernel {
     }
 };
 
+struct tail_kernel {
+    enum { THREADS = THREADS_ROW };
+    typedef sp_cuda_tail args;
+    SP_DEV void run(const args &a)
+    {
+        for (size_t i = (size_t)block_x() * EACH + thread_id();
+             i < (size_t)(block_x() + 1) * EACH && i < (size_t)a.n_row * a.n; i += THREADS)
+            a.out[i / a.n * a.ld_out + i % a.n] = a.x[i / a.n * a.ld_x + i % a.n];
+    }
+};
+
 /* Rows of a weight as f32, four elements a thread. */
 template <class T> struct embed_kernel {
     enum { THREADS = THREADS_ROW };
@@ -326,6 +337,10 @@ extern "C" int sp_cuda_soft_cap_run(float *x, size_t n, float scale, float cap)
 extern "C" int sp_cuda_add_run(float *x, const float *y, size_t n)
 {
     return launch<add_kernel>(blocks(n), 1, 0, {x, y, n, 0, 0});
+}
+extern "C" int sp_cuda_tail_run(const sp_cuda_tail *a)
+{
+    return launch<tail_kernel>(blocks((size_t)a->n_row * a->n), 1, 0, *a);
 }
 extern "C" int sp_cuda_halve_run(float *first, float *second, const float *x, size_t n_row,
                                  size_t n_head, size_t d)

@@ -195,7 +195,7 @@ SP_DEV void end_part(shared_attn<D> *sh, warp_state<D> &w, unsigned n_q, unsigne
 
 SP_DEV size_t state_at(const sp_cuda_attn &a, unsigned state, unsigned r)
 {
-    return (((size_t)state * a.n_head + block_y()) * ROWS + r) * (a.d + 2);
+    return (((size_t)state * a.n_head + block_y()) * a.n_rows + r) * (a.d + 2);
 }
 SP_DEV float sink_of(const sp_cuda_attn &a, unsigned query)
 {

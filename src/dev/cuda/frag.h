@@ -213,6 +213,24 @@ SP_MMA(mma_f16, "f16")
 SP_MMA(mma_bf16, "bf16")
 #endif
 
+/* b of mma from 16 rows of f16 in shared memory, ld elements apart. Columns are `from` and the
+ * seven behind it: a lane's elements of k are rows 2 t, 2 t + 1, 2 t + 8 and 2 t + 9. Rows begin at
+ * multiples of 16 bytes. */
+SP_DEV void load_columns(uint32_t b[2], const uint16_t *from, unsigned ld)
+{
+#ifdef __CUDACC__
+    uint32_t at = (uint32_t)__cvta_generic_to_shared(from + lane_id() % 16 * ld);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(b[0]), "=r"(b[1])
+                 : "r"(at)
+                 : "memory");
+#else
+    const uint16_t *x = from + lane_id() % 4 * 2 * ld + lane_id() / 4;
+    b[0] = (uint32_t)x[0] | (uint32_t)x[ld] << 16;
+    b[1] = (uint32_t)x[8 * ld] | (uint32_t)x[9 * ld] << 16;
+#endif
+}
+
 SP_DEV float exp2_of(float x)
 {
 #ifdef __CUDACC__

@@ -17,12 +17,17 @@
 extern "C" {
 #endif
 
-enum { SP_CUDA_VERSION = 2 };
+enum { SP_CUDA_VERSION = 3 };
 enum {
     SP_CUDA_ROWS = 16 /* queries that one block attends with */,
+    SP_CUDA_LATENT_ROWS = 32 /* the same over latents, whose heads share one key */,
     SP_CUDA_PART = 16 /* pages whose attention is one state */,
     SP_CUDA_FEW = 8 /* query heads a KV head that certified attention takes at most */,
-    SP_CUDA_CUTS = 8 /* that a search looks at together */
+    SP_CUDA_CUTS = 8 /* that a search looks at together */,
+    SP_CUDA_SAMPLE = 4 /* tokens of a span whose queries choose pages */,
+    SP_CUDA_LOOK = 64 /* tokens that they are taken from */,
+    SP_CUDA_BEST = 64 /* logits of a row that are listed */,
+    SP_CUDA_BEST_PART = 8192 /* logits of a block */
 };
 
 /* Which memory: SP_CUDA_PAGED can be read and written by the host too, between operations. */
@@ -79,7 +84,8 @@ typedef struct sp_cuda_tile {
 } sp_cuda_tile;
 
 /* Of experts, tile given: rows of hi, lo, unit and out are slots, and of w expert e has rows
- * [e * each + skip, + n_out). Else n_out is all rows of w. */
+ * [e * each + skip, + n_out). n_beside given: token t of head h < n_beside is row t * n_beside + h
+ * of hi, lo, unit and out, and meets rows [h * each, + n_out). Else n_out is all rows of w. */
 typedef struct sp_cuda_product {
     float *out; /* rows ld apart */
     sp_cuda_rows w;
@@ -87,7 +93,7 @@ typedef struct sp_cuda_product {
     const float *unit, *bias; /* bias NULL or [experts, n_out] */
     const sp_cuda_tile *tile; /* NULL or [n_tile] */
     const float *scales;      /* tile: NULL or [experts], in the place of scale */
-    uint32_t n_tok, add, ld, n_out, n_tile, tile_tok, each, skip;
+    uint32_t n_tok, add, ld, n_out, n_tile, tile_tok, each, skip, n_beside;
     float scale;
 } sp_cuda_product;
 
@@ -118,6 +124,13 @@ typedef struct sp_cuda_gather {
     const uint32_t *slot;
     uint32_t n_row, n_used, k;
 } sp_cuda_gather;
+
+/* out [n_row, n] = x, rows ld apart */
+typedef struct sp_cuda_tail {
+    float *out;
+    const float *x;
+    uint32_t n_row, n, ld_out, ld_x;
+} sp_cuda_tail;
 
 typedef struct sp_cuda_norm {
     float *out;
@@ -159,7 +172,8 @@ typedef struct sp_cuda_gate {
 typedef enum sp_cuda_kv {
     SP_CUDA_KV_F32,
     SP_CUDA_KV_F16,
-    SP_CUDA_KV_Q8,
+    SP_CUDA_KV_BF16,
+    SP_CUDA_KV_Q8, /* from here on they are rotated */
     SP_CUDA_KV_FP8,
     SP_CUDA_KVS
 } sp_cuda_kv;
@@ -174,13 +188,28 @@ typedef struct sp_cuda_store_item {
 } sp_cuda_store_item;
 
 typedef struct sp_cuda_store {
-    const float *k, *v;
+    const float *k, *v; /* v NULL: latents, pages hold keys only */
     const sp_cuda_store_item *item;
     uint32_t n_item, n_head, d, kind, own_at, hi_at, lo_at, plain_bytes, hi_bytes, lo_bytes;
 } sp_cuda_store;
 
-/* SP_CUDA_ROWS queries or fewer of one span and page, and which pages they meet. Query i of a KV
- * head is head i % group of token i / group. */
+/* Slots [slot, slot + n) of a page become rows [row, + n). */
+typedef struct sp_cuda_move_item {
+    const char *hi, *lo; /* as in sp_cuda_page */
+    uint32_t slot, n, row;
+} sp_cuda_move_item;
+
+/* Keys and values of pages, not rotated, as k, v [rows, n_head, d]; v NULL: latents. Keys turn by
+ * the one row cs (dev.h: sp_dev_turn). */
+typedef struct sp_cuda_move {
+    float *k, *v;
+    const sp_cuda_move_item *item;
+    const float *cs, *norm; /* or NULL */
+    uint32_t n_item, n_head, d, kind, hi_at, lo_at, hi_bytes, lo_bytes, d_rot, halves, first;
+} sp_cuda_move;
+
+/* n_rows queries (of sp_cuda_attn) or fewer of one span and page, and which pages they meet. Query
+ * i of a KV head is head i % group of token i / group. */
 typedef struct sp_cuda_attn_item {
     const char *own;   /* plain page of the queries, met last; NULL: not here */
     uint32_t row, pos; /* of the page's first token of the span */
@@ -190,6 +219,8 @@ typedef struct sp_cuda_attn_item {
     uint32_t state;    /* where the result goes */
     uint32_t starts;   /* begins with the sinks */
     uint32_t cert;     /* with `only`: of which certified query it is a part */
+    /* 0; or page i of KV head h is tab[tab + list[list + h * n_list + i]] */
+    uint32_t list, n_list;
 } sp_cuda_attn_item;
 
 /* Joins states [state, state + n_state) and writes the answers. */
@@ -221,14 +252,17 @@ typedef struct sp_cuda_attn {
     float *out;
     const float *q;
     uint16_t *qh; /* [rows * n_q_head, d]: scratch */
-    float *state; /* [states, n_head, ROWS, d + 2]: scratch; then max and sum */
+    float *state; /* [states, n_head, n_rows, d + 2]: scratch; then max and sum */
     const sp_cuda_page *tab;
     const sp_cuda_attn_item *item;
     const sp_cuda_attn_end *end;
     const float *sinks;
+    const uint32_t *list; /* NULL; or of items */
     const sp_cuda_cert_head *only; /* NULL; or [..., n_head]: items run where theirs is dense */
+    /* n_rows: SP_CUDA_ROWS, or of latents SP_CUDA_LATENT_ROWS; n_out: elements of an answer, d or
+     * those of a latent */
     uint32_t n_row, n_item, n_end, n_head, group, d, kind, own_at, hi_at, lo_at, hi_bytes, lo_bytes,
-        plain_bytes, window;
+        plain_bytes, window, n_rows, n_out;
     float scale, cap;
 } sp_cuda_attn;
 
@@ -270,12 +304,61 @@ typedef struct sp_cuda_cert {
     uint32_t n_item, n_part;
 } sp_cuda_cert;
 
+/* One span whose pages are chosen: pages [0, n_page) before it, of which each head's list gets
+ * n_list - n_own, then the n_own behind them. */
+typedef struct sp_cuda_keep_item {
+    uint32_t row, n_look, step; /* tokens that are looked at: row + i * step, i < n_look */
+    uint32_t n_page, n_own, n_list, tab;
+    uint32_t mass; /* pages of the items before it */
+    uint32_t must; /* bit i % 32 of must[must + i / 32]: page i is attended in any case */
+    uint32_t list; /* list[list + h * n_list]: of KV head h */
+    uint32_t out;
+} sp_cuda_keep_item;
+
+typedef struct sp_cuda_keep_part {
+    uint32_t item, from, to;
+} sp_cuda_keep_part;
+
+/* What pages that were left out weigh to the sampled queries: in all, and to the worst. */
+typedef struct sp_cuda_kept {
+    float sum_missed, max_missed;
+} sp_cuda_kept;
+
+typedef struct sp_cuda_keep {
+    sp_cuda_attn a;
+    const sp_cuda_keep_item *item;
+    const sp_cuda_keep_part *part;
+    uint32_t *sample; /* [n_item, n_head, SP_CUDA_SAMPLE]: scratch, as are mass and rank */
+    float *mass;      /* [pages, n_head, SP_CUDA_SAMPLE * group] */
+    float *rank;      /* [pages, n_head] */
+    const uint32_t *must;
+    uint32_t *list;
+    sp_cuda_kept *out; /* [n_item, n_head] */
+    uint32_t n_item, n_part;
+} sp_cuda_keep;
+
 typedef struct sp_cuda_full {
     float *out;
     const float *q, *k, *v;
     uint32_t n, n_head, n_head_kv, d, causal, window;
     float scale;
 } sp_cuda_full;
+
+/* dev.h: sp_dev_best. is_odd: some logit is a NaN or +infinity. */
+typedef struct sp_cuda_best_row {
+    uint32_t id[SP_CUDA_BEST];
+    float logit[SP_CUDA_BEST];
+    uint32_t n, n_finite, is_odd;
+    float mass;
+} sp_cuda_best_row;
+
+typedef struct sp_cuda_best {
+    sp_cuda_best_row *out;  /* [n_row] */
+    sp_cuda_best_row *part; /* [n_row, n_part]: scratch */
+    const float *x;         /* [n_row, n] */
+    const float *temperature;
+    uint32_t n_row, n, n_part; /* n_part: n / SP_CUDA_BEST_PART, rounded up */
+} sp_cuda_best;
 
 /* A copy of the state behind the first n tokens of a pass. */
 typedef struct sp_cuda_mark {
@@ -319,11 +402,17 @@ typedef struct sp_cuda_ssm {
     size_t state_at;
 } sp_cuda_ssm;
 
+/* Graphs of steps (record.h): made, started, and arguments that they were told afterwards. */
+typedef struct sp_cuda_counts {
+    uint64_t n_made, n_started, n_told;
+} sp_cuda_counts;
+
 typedef struct sp_cuda_lib {
     uint32_t version;
     const char *name; /* "cuda", "cuda_host" */
     /* 0, or why [n] says what is missing: a driver, a device */
     int (*open)(char *why, size_t n);
+    void (*close)(void); /* drops graphs */
     const char *(*error_text)(int err);
     int (*mem_new)(void **out, size_t n_bytes, sp_cuda_mem kind);
     int (*mem_free)(void *p);
@@ -332,6 +421,10 @@ typedef struct sp_cuda_lib {
     int (*copy)(void *to, const void *from, size_t n_bytes);
     int (*zero)(void *p, size_t n_bytes);
     int (*sync)(void);
+    /* Between the two what is started may be put off until something is read; end_step waits. */
+    int (*begin_step)(void);
+    int (*end_step)(void);
+    void (*counts)(sp_cuda_counts *out);
 
     int (*embed)(const sp_cuda_embed *a);
     int (*prep)(const sp_cuda_prep *a);
@@ -339,6 +432,7 @@ typedef struct sp_cuda_lib {
     int (*choose)(const sp_cuda_choose *a);
     int (*sort)(const sp_cuda_sort *a);
     int (*gather)(const sp_cuda_gather *a);
+    int (*tail)(const sp_cuda_tail *a);
     int (*conv)(const sp_cuda_conv *a);
     int (*delta)(const sp_cuda_delta *a);
     int (*ssm)(const sp_cuda_ssm *a);
@@ -352,12 +446,16 @@ typedef struct sp_cuda_lib {
     int (*halve)(float *first, float *second, const float *x, size_t n_row, size_t n_head,
                  size_t d);
     int (*store)(const sp_cuda_store *a);
-    /* query, then any number of attn and cert, then attn_end */
+    int (*move)(const sp_cuda_move *a);
+    /* query, then keep, then any number of attn and cert, or of latent, then attn_end */
     int (*query)(const sp_cuda_attn *a);
+    int (*keep)(const sp_cuda_keep *a);
     int (*attn)(const sp_cuda_attn *a);
+    int (*latent)(const sp_cuda_attn *a);
     int (*cert)(const sp_cuda_cert *a);
     int (*attn_end)(const sp_cuda_attn *a);
     int (*full)(const sp_cuda_full *a);
+    int (*best)(const sp_cuda_best *a);
 } sp_cuda_lib;
 
 /* What a library exports. */
@@ -370,6 +468,7 @@ int sp_cuda_product_run(const sp_cuda_product *a);
 int sp_cuda_choose_run(const sp_cuda_choose *a);
 int sp_cuda_sort_run(const sp_cuda_sort *a);
 int sp_cuda_gather_run(const sp_cuda_gather *a);
+int sp_cuda_tail_run(const sp_cuda_tail *a);
 int sp_cuda_conv_run(const sp_cuda_conv *a);
 int sp_cuda_delta_run(const sp_cuda_delta *a);
 int sp_cuda_ssm_run(const sp_cuda_ssm *a);
@@ -383,11 +482,15 @@ int sp_cuda_add_run(float *x, const float *y, size_t n);
 int sp_cuda_halve_run(float *first, float *second, const float *x, size_t n_row, size_t n_head,
                       size_t d);
 int sp_cuda_store_run(const sp_cuda_store *a);
+int sp_cuda_move_run(const sp_cuda_move *a);
 int sp_cuda_query_run(const sp_cuda_attn *a);
+int sp_cuda_keep_run(const sp_cuda_keep *a);
 int sp_cuda_attn_run(const sp_cuda_attn *a);
+int sp_cuda_latent_run(const sp_cuda_attn *a);
 int sp_cuda_cert_run(const sp_cuda_cert *a);
 int sp_cuda_attn_end_run(const sp_cuda_attn *a);
 int sp_cuda_full_run(const sp_cuda_full *a);
+int sp_cuda_best_run(const sp_cuda_best *a);
 
 #ifdef __cplusplus
 }

@@ -173,6 +173,13 @@ struct elem_f16 {
         return (uint32_t)h[i] | (uint32_t)h[j] << 16;
     }
 };
+struct elem_bf16 { /* beyond f16's range they become infinite, and so does the answer */
+    SP_DEV uint32_t pair(const char *p, size_t i, size_t j)
+    {
+        const uint16_t *b = reinterpret_cast<const uint16_t *>(p);
+        return f16_pair(bf16_to_f32(b[i]), bf16_to_f32(b[j]));
+    }
+};
 struct elem_f32 {
     SP_DEV uint32_t pair(const char *p, size_t i, size_t j)
     {

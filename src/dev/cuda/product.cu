@@ -30,8 +30,13 @@ template <class T, terms KIND, int RT, int NT> struct product_kernel {
     /* What a block does: rows [row, n_out) of the weight that begins at `at`, tokens [tok, end). */
     struct part {
         const char *at;
-        unsigned row, tok, end;
+        unsigned row, tok, end, head;
     };
+    /* Which row of hi, lo, unit and out a token is. */
+    SP_DEV size_t place(const args &a, const part &p, unsigned tok)
+    {
+        return a.n_beside ? (size_t)tok * a.n_beside + p.head : tok;
+    }
 
     SP_DEV void get_rows(uint32_t hi[4], uint32_t lo[4], const args &a, const part &p, unsigned row,
                          unsigned blk, unsigned s)
@@ -61,9 +66,10 @@ template <class T, terms KIND, int RT, int NT> struct product_kernel {
         unsigned t = tok + lane_id() / 4;
         out[0] = out[1] = 0;
         if (t < p.end) {
-            const uint16_t *p = x + (size_t)t * a.w.k_pad + 32 * blk + 16 * s + 4 * (lane_id() % 4);
-            out[0] = load_u32(p);
-            out[1] = load_u32(p + 2);
+            const uint16_t *at =
+                x + place(a, p, t) * a.w.k_pad + 32 * blk + 16 * s + 4 * (lane_id() % 4);
+            out[0] = load_u32(at);
+            out[1] = load_u32(at + 2);
         }
     }
     SP_DEV void step(float acc[RT][NT][4], const args &a, const part &p, unsigned blk, unsigned s)
@@ -112,11 +118,14 @@ template <class T, terms KIND, int RT, int NT> struct product_kernel {
         sp_cuda_tile tile = {0, block_y() * 8 * NT, a.n_tok};
         if (a.tile)
             tile = a.tile[block_y()];
+        if (a.n_beside)
+            tile = {block_y() % a.n_beside, block_y() / a.n_beside * 8 * NT, a.n_tok};
         if (!tile.n)
             return;
         const size_t first = (size_t)tile.expert * a.each + a.skip;
         const part p = {static_cast<const char *>(a.w.data) + first * a.w.row_bytes,
-                        block_x() * 16 * RT, tile.from, a.tile ? tile.from + tile.n : a.n_tok};
+                        block_x() * 16 * RT, tile.from, a.tile ? tile.from + tile.n : a.n_tok,
+                        tile.expert};
         const float *bias = a.bias ? a.bias + (size_t)tile.expert * a.n_out : NULL,
                     scale = a.tile && a.scales ? a.scales[tile.expert] : a.scale;
         unsigned n_blk = a.w.k_pad / 32;
@@ -132,9 +141,10 @@ template <class T, terms KIND, int RT, int NT> struct product_kernel {
                      to_tok = p.tok + 8 * n + 2 * (lane % 4) + e % 2;
             if (to_row >= a.n_out || to_tok >= p.end)
                 continue;
-            float *out = &a.out[(size_t)to_tok * a.ld + to_row], v = all[i] * scale;
+            const size_t to = place(a, p, to_tok);
+            float *out = &a.out[to * a.ld + to_row], v = all[i] * scale;
             if (KIND == F16)
-                v *= a.unit[to_tok];
+                v *= a.unit[to];
             if (a.add)
                 v += *out;
             *out = bias ? v + bias[to_row] : v;
@@ -146,7 +156,8 @@ template <class T, terms KIND, int RT, int NT> int run_tile(const sp_cuda_produc
 {
     return launch<product_kernel<T, KIND, RT, NT>>(
         (a->n_out + 16 * RT - 1) / (16 * RT),
-        a->tile ? a->n_tile : (a->n_tok + 8 * NT - 1) / (8 * NT),
+        a->tile ? a->n_tile
+                : (a->n_tok + 8 * NT - 1) / (8 * NT) * (a->n_beside ? a->n_beside : 1),
         RT * NT * 128 * sizeof(float), *a);
 }
 

@@ -8,12 +8,13 @@
 #ifndef SP_DEV_CUDA_SIMT_H
 #define SP_DEV_CUDA_SIMT_H
 
-#include "dev/cuda/lib.h"
+#include "dev/cuda/record.h"
 
 #ifdef __CUDACC__
 
 #include <cuda_runtime.h>
 #include <math.h>
+#include <string.h>
 
 #define SP_DEV static __device__ __forceinline__
 #define SP_DEV_MEMBER __device__ __forceinline__
@@ -72,24 +73,45 @@ __global__ void __launch_bounds__(K::THREADS) entry(const __grid_constant__ type
 
 extern "C" cudaStream_t sp_cuda_stream;
 
-template <class K>
-int launch(size_t n_x, size_t n_y, size_t shared_bytes, const typename K::args &a)
+template <class K> const void *kernel_of()
 {
-    if (!n_x || !n_y)
-        return 0;
+    return reinterpret_cast<const void *>(entry<K>);
+}
+template <class K> int allow_shared(size_t shared_bytes)
+{
     if (shared_bytes > 48 * 1024) {
         cudaError_t err = cudaFuncSetAttribute(
             entry<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
         if (err != cudaSuccess)
             return (int)err;
     }
-    entry<K><<<dim3((unsigned)n_x, (unsigned)n_y), K::THREADS, shared_bytes, sp_cuda_stream>>>(a);
-    return (int)cudaPeekAtLastError();
+    return 0;
 }
 
 #else
 #include "dev/cuda/simt_host.h"
 #endif
+
+/* Starts n_x times n_y blocks, or puts it off to the end of a step. */
+template <class K>
+int launch(size_t n_x, size_t n_y, size_t shared_bytes, const typename K::args &a)
+{
+    static_assert(K::THREADS % 32 == 0, "whole warps");
+    static_assert(sizeof a <= SP_CUDA_ARGS, "room for its arguments");
+    sp_cuda_node n = {};
+    int err = allow_shared<K>(shared_bytes);
+    if (err || !n_x || !n_y)
+        return err;
+    n.kind = SP_CUDA_LAUNCH;
+    n.kernel = kernel_of<K>();
+    n.n_thread = K::THREADS;
+    n.n_x = (uint32_t)n_x;
+    n.n_y = (uint32_t)n_y;
+    n.shared_bytes = shared_bytes;
+    n.n_bytes = sizeof a;
+    memcpy(n.args, &a, sizeof a);
+    return sp_cuda_do(&n);
+}
 
 /* The same order of additions in both readings. */
 SP_DEV float warp_sum(float v)

@@ -107,15 +107,13 @@ template <class K> void simt_body(const void *args)
     K::run(*static_cast<const typename K::args *>(args));
 }
 
-template <class K>
-int launch(size_t n_x, size_t n_y, size_t shared_bytes, const typename K::args &a)
+template <class K> const void *kernel_of()
 {
-    static_assert(K::THREADS % 32 == 0, "whole warps");
-    if (int lost = sp_simt_fault_now(SP_SIMT_LOST))
-        return lost;
-    if (n_x && n_y)
-        sp_simt_launch(simt_body<K>, &a, K::THREADS, (unsigned)n_x, (unsigned)n_y, shared_bytes);
-    return 0;
+    return reinterpret_cast<const void *>(simt_body<K>);
+}
+template <class K> int allow_shared(size_t)
+{
+    return sp_simt_fault_now(SP_SIMT_LOST);
 }
 
 #endif

@@ -9,7 +9,7 @@
 namespace
 {
 
-enum { WARPS = 4, TOK = 32, MAX_D = 256, GRAM_STEPS = 3 };
+enum { WARPS = 4, TOK = 32, MAX_D = 576 /* of latents; others have 256 at most */, GRAM_STEPS = 3 };
 
 struct shared_store {
     float row[WARPS][MAX_D]; /* then means */
@@ -111,10 +111,13 @@ SP_DEV void put_bound(float *bound, shared_store *s, unsigned d)
     bound[1] = sqrtf(l) * 1.0005f;
 }
 
-SP_DEV void put_keys(char *hi, char *lo, const uint16_t *kt, shared_store *s, unsigned d)
+/* alone: there are no values beside them. */
+SP_DEV void put_keys(char *hi, char *lo, const uint16_t *kt, shared_store *s, unsigned d,
+                     bool alone)
 {
     float *mean = s->row[0];
-    uint16_t *k_scale = reinterpret_cast<uint16_t *>(hi + 32 * d), *k_mean = k_scale + 2 * TOK;
+    uint16_t *k_scale = reinterpret_cast<uint16_t *>(hi + (alone ? 16 : 32) * d),
+             *k_mean = k_scale + (alone ? 1 : 2) * TOK;
     for (unsigned i = thread_id(); i < d; i += 32 * WARPS) {
         float sum[TOK];
         for (unsigned j = 0; j < TOK; j++)
@@ -147,7 +150,7 @@ SP_DEV void put_keys(char *hi, char *lo, const uint16_t *kt, shared_store *s, un
         }
         memcpy(hi + at * 4, &high, 4);
         if (lo)
-            memcpy(lo + j * d + 4 * g, &low, 4);
+            memcpy(lo + j * (alone ? d / 2 : d) + 4 * g, &low, 4);
     }
     block_sync();
     put_bound(reinterpret_cast<float *>(k_mean + d), s, d);
@@ -212,6 +215,8 @@ struct store_kernel {
             unsigned at = is_key ? i * TOK + slot : a.d * TOK + slot * a.d + i;
             if (a.kind == SP_CUDA_KV_F32)
                 reinterpret_cast<float *>(plain)[at] = row[i];
+            else if (a.kind == SP_CUDA_KV_BF16)
+                reinterpret_cast<uint16_t *>(plain)[at] = f32_to_bf16(row[i]);
             else
                 reinterpret_cast<uint16_t *>(plain)[at] = f32_to_f16(row[i]);
         }
@@ -226,7 +231,8 @@ struct store_kernel {
         for (unsigned t = warp_id(); t < it.n; t += WARPS) {
             size_t from = ((size_t)(it.row + t) * a.n_head + head) * a.d;
             put_row(a, plain, it.slot + t, a.k + from, s->row[warp_id()], true);
-            put_row(a, plain, it.slot + t, a.v + from, s->row[warp_id()], false);
+            if (a.v)
+                put_row(a, plain, it.slot + t, a.v + from, s->row[warp_id()], false);
         }
         block_sync();
         if (!it.hi)
@@ -238,10 +244,12 @@ struct store_kernel {
             put_fp8(hi, kt, v, s, a.d);
             return;
         }
-        for (unsigned i = 34 * a.d + 136 + thread_id(); i < a.hi_bytes; i += THREADS)
+        for (unsigned i = (a.v ? 34 * a.d + 136 : 18 * a.d + 72) + thread_id(); i < a.hi_bytes;
+             i += THREADS)
             hi[i] = 0;
-        put_keys(hi, lo, kt, s, a.d);
-        put_values(hi, lo, v, s, a.d);
+        put_keys(hi, lo, kt, s, a.d, !a.v);
+        if (a.v)
+            put_values(hi, lo, v, s, a.d);
     }
 };
 
