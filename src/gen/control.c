@@ -160,8 +160,15 @@ static sp_err start_watch(sp_control *c, const uint32_t *tok, size_t n)
     return SP_OK;
 }
 
+bool sp_control_looks(const sp_control *c)
+{
+    return c->cfg->doubt.n_tok || c->learned || !c->is_trusted || c->cfg->watch_all;
+}
+
 void sp_control_see(sp_control *c, const float *logits)
 {
+    if (!sp_control_looks(c))
+        return;
     sp_control_look(c, logits);
     sp_learned_see(c->learned, logits, sp_tok_count(c->t));
     float logprob;

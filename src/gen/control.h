@@ -58,6 +58,8 @@ void sp_control_take_forced(sp_control *c);
 bool sp_control_may_bring(const sp_control *c);
 /* The model's logits for the token that is being chosen; once for each chosen one. */
 void sp_control_see(sp_control *c, const float *logits);
+/* false: it would look at none of them. */
+bool sp_control_looks(const sp_control *c);
 /* A token that does not end the answer by itself is part of it now. */
 SP_MUST sp_err sp_control_took(sp_control *c, const sp_control_now *now, sp_verdict *v);
 /* Asked when a chosen token and what it brought are taken; done: the answer has ended. true: it is

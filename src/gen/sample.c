@@ -94,20 +94,29 @@ static void forbid(float *x, const uint8_t *allowed, size_t n)
         x[i] = allowed[i] ? x[i] : -INFINITY;
 }
 
+static bool penalises(const sp_sample_cfg *c)
+{
+    return c->repetition_penalty != 1 || c->presence_penalty != 0 || c->frequency_penalty != 0;
+}
+
+bool sp_sampler_bends(const sp_sampler *s)
+{
+    return penalises(&s->cfg) || s->cfg.n_bias || s->n_bend;
+}
+
 /* The logits with biases and penalties, in s->work; without any of these: as they came. */
 static const float *adjust(sp_sampler *s, const float *logits, const uint8_t *allowed)
 {
     const sp_sample_cfg *c = &s->cfg;
-    bool penalises =
-        c->repetition_penalty != 1 || c->presence_penalty != 0 || c->frequency_penalty != 0;
-    if (!penalises && !c->n_bias && !s->n_bend && !allowed)
+    const bool is_bent = sp_sampler_bends(s);
+    if (!is_bent && !allowed)
         return logits;
     memcpy(s->work, logits, s->n_vocab * sizeof *s->work);
     for (size_t i = 0; i < c->n_bias; i++)
         s->work[c->bias[i].id] += c->bias[i].add;
     for (size_t i = 0; i < s->n_bend; i++)
         s->work[s->bend[i].id] += s->bend[i].add;
-    for (size_t i = 0; penalises && i < s->n_vocab; i++) {
+    for (size_t i = 0; penalises(c) && i < s->n_vocab; i++) {
         float *l = &s->work[i];
         if (s->seen[i]) /* Keskar et al. 2019 (CTRL) section 4.1 */
             *l = *l > 0 ? *l / c->repetition_penalty : *l * c->repetition_penalty;
@@ -200,16 +209,10 @@ static size_t nucleus(cand *c, size_t n, float top_p)
     }
 }
 
-/* Draws among candidates; the best one's logit is 0. */
-static uint32_t draw(sp_sampler *s, cand *c, size_t n)
+/* Draws among those that top_k and top_p left; the best one's logit is 0. */
+static uint32_t draw_of(sp_sampler *s, cand *c, size_t n)
 {
     const sp_sample_cfg *cfg = &s->cfg;
-    if (cfg->top_k && cfg->top_k < n) {
-        select_top(c, n, cfg->top_k);
-        n = cfg->top_k;
-    }
-    if (cfg->top_p < 1)
-        n = nucleus(c, n, cfg->top_p);
     if (cfg->min_p > 0) {
         size_t kept = 0;
         for (size_t i = 0; i < n; i++)
@@ -224,6 +227,95 @@ static uint32_t draw(sp_sampler *s, cand *c, size_t n)
             return c[i].id;
     }
     return c[n - 1].id;
+}
+
+/* Draws among candidates. */
+static uint32_t draw(sp_sampler *s, cand *c, size_t n)
+{
+    const sp_sample_cfg *cfg = &s->cfg;
+    if (cfg->top_k && cfg->top_k < n) {
+        select_top(c, n, cfg->top_k);
+        n = cfg->top_k;
+        qsort(c, n, sizeof *c, by_logit); /* so that sp_sampler_best draws alike */
+    }
+    if (cfg->top_p < 1)
+        n = nucleus(c, n, cfg->top_p);
+    return draw_of(s, c, n);
+}
+
+/* How many of the n best, in falling order, hold top_p of `all`, which is known to 1e-5; 0: it is
+ * not certain, or more than these do. */
+static size_t nucleus_of(const cand *c, size_t n, float top_p, double all)
+{
+    double goal = all * (double)top_p, unsure = all * 1e-4, sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        sum += exp((double)c[i].logit);
+        if (sum >= goal - unsure)
+            return sum >= goal + unsure ? i + 1 : 0;
+    }
+    return 0;
+}
+
+static int by_id(const void *a, const void *b)
+{
+    const cand *x = a, *y = b;
+    return (x->id > y->id) - (x->id < y->id);
+}
+
+/* Of the n candidates that were listed of a row, in falling order, the draw is among the first: how
+ * many; 0: others may belong to them. is_all: they are all that may be chosen. */
+static size_t drawn_from(const sp_sampler *s, cand *c, size_t n, const sp_dev_best *b, bool is_all,
+                         bool is_masked)
+{
+    const sp_sample_cfg *cfg = &s->cfg;
+    float least = (b->logit[b->n - 1] - b->logit[0]) / cfg->temperature, shift = 0;
+    if (is_all) { /* as they come from all logits */
+        qsort(c, n, sizeof *c, by_id);
+        return n;
+    }
+    if (cfg->top_k)
+        return cfg->top_k <= n ? cfg->top_k : 0;
+    if (cfg->top_p < 1)
+        return is_masked ? 0 : nucleus_of(c, n, cfg->top_p, (double)b->mass);
+    for (size_t i = 0; i < b->n && is_masked; i++) /* the best that may be chosen has logit 0 */
+        if (b->id[i] == c[0].id)
+            shift = (b->logit[i] - b->logit[0]) / cfg->temperature;
+    if (!(cfg->min_p > 0) || !(least - shift < logf(cfg->min_p) - 1e-3f))
+        return 0;
+    size_t kept = 0;
+    while (kept < n && c[kept].logit >= logf(cfg->min_p))
+        kept++;
+    qsort(c, kept, sizeof *c, by_id);
+    return kept;
+}
+
+bool sp_sampler_best(sp_sampler *s, uint32_t *out, const sp_dev_best *b, const uint8_t *allowed)
+{
+    cand *c = s->cand;
+    size_t n = 0;
+    if (sp_sampler_bends(s))
+        return false;
+    for (size_t i = 0; i < b->n; i++)
+        if (!allowed || allowed[b->id[i]])
+            c[n++] = (cand){b->id[i], b->logit[i]};
+    if (!n)
+        return false;
+    uint32_t id = c[0].id;
+    if (s->cfg.temperature >= GREEDY_BELOW) {
+        const float top = c[0].logit;
+        for (size_t i = 0; i < n; i++)
+            c[i].logit = (c[i].logit - top) / s->cfg.temperature;
+        const bool is_all = b->n == b->n_finite;
+        n = drawn_from(s, c, n, b, is_all, allowed != NULL);
+        if (!n)
+            return false;
+        bool is_cut = !is_all && !s->cfg.top_k && s->cfg.top_p < 1; /* by nucleus_of */
+        id = is_cut ? draw_of(s, c, n) : draw(s, c, n);
+    }
+    s->count[id]++;
+    s->seen[id] = true;
+    *out = id;
+    return true;
 }
 
 sp_err sp_sampler_next(sp_sampler *s, uint32_t *out, const float *logits, const uint8_t *allowed)

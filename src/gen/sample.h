@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 #include "base/rng.h"
+#include "dev/dev.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -51,6 +52,12 @@ void sp_sampler_bend(sp_sampler *s, const sp_bias *bend, size_t n);
  * SP_FORMAT when no logit that may be picked is finite. */
 SP_MUST sp_err sp_sampler_next(sp_sampler *s, uint32_t *out, const float *logits,
                                const uint8_t *allowed);
+/* The same from the best of a row of logits on a device, whose mass is of cfg's temperature: the
+ * token that sp_sampler_next would pick from all of it. false: that takes all of it, and nothing
+ * changed. */
+bool sp_sampler_best(sp_sampler *s, uint32_t *out, const sp_dev_best *best, const uint8_t *allowed);
+/* Are the logits of the next pick changed before it? */
+bool sp_sampler_bends(const sp_sampler *s);
 /* Notes a token that is chosen without logits, as if it had been the only one allowed. */
 void sp_sampler_take(sp_sampler *s, uint32_t id);
 /* Log-probabilities under the model itself (before any penalty or temperature): of id, and the

@@ -36,6 +36,9 @@ struct sp_session {
     sp_dev_cert cert;
     /* [n_prompt] log-probabilities of the prompt; NULL: not asked for, or given */
     sp_event_tok *prompt_tok;
+    const sp_dev_best *best; /* NULL; or what is known of the next token's logits, */
+    sp_session_read *read;   /* and how all of them come */
+    void *read_arg;
     size_t stop_at;  /* which of cfg.stop ended the answer, from 1; 0: none yet */
     sp_held held;    /* text of the answer not yet given out */
     sp_trial *trial; /* NULL: it makes none */
@@ -629,6 +632,10 @@ static sp_err draw_token(sp_session *s, const float *logits, uint32_t *id)
     size_t n_bend;
     const sp_bias *bend = sp_control_bend(s->control, &n_bend);
     sp_sampler_bend(s->sampler, bend, n_bend);
+    if (s->best && sp_sampler_best(s->sampler, id, s->best, allowed))
+        return SP_OK;
+    if (s->best)
+        SP_TRY(s->read(s->read_arg));
     return sp_sampler_next(s->sampler, id, logits, allowed);
 }
 
@@ -681,11 +688,29 @@ static sp_err accept(sp_session *s, const float *logits, sp_event **out, sp_verd
     return SP_OK;
 }
 
+bool sp_session_takes_best(const sp_session *s, float *temperature)
+{
+    bool sees = s->guesser.is_started && sp_session_out(s) % SEE_EVERY == 0;
+    if (s->cfg.no_answer || s->prompt_tok || s->cfg.n_logprobs >= 0 || sees ||
+        sp_sampler_bends(s->sampler) || sp_control_looks(s->control))
+        return false;
+    *temperature = s->cfg.sample.temperature > 0 ? s->cfg.sample.temperature : 1;
+    return true;
+}
+
+void sp_session_offer(sp_session *s, const sp_dev_best *best, sp_session_read *read, void *arg)
+{
+    s->best = best;
+    s->read = read;
+    s->read_arg = arg;
+}
+
 sp_err sp_session_accept(sp_session *s, const float *logits, sp_event **out, bool *done,
                          sp_finish *finish, sp_diag *d)
 {
     sp_verdict v;
     sp_err err = accept(s, logits, out, &v);
+    s->best = NULL;
     *done = v.ends;
     *finish = v.finish;
     bool is_bound = sp_control_is_bound(s->control);

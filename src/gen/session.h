@@ -191,6 +191,13 @@ size_t sp_session_brought(const sp_session *s);
 size_t sp_session_forced(const sp_session *s); /* the same, of the whole answer */
 size_t sp_session_tokens(const sp_session *s); /* prompt and answer so far */
 
+/* Does the next token need no more of its logits than a device's list of the best, of this
+ * temperature? */
+bool sp_session_takes_best(const sp_session *s, float *temperature);
+/* Such a list, borrowed for the next sp_session_accept, whose logits are not read before
+ * `read` has brought them. */
+typedef sp_err sp_session_read(void *arg);
+void sp_session_offer(sp_session *s, const sp_dev_best *best, sp_session_read *read, void *arg);
 /* Chooses the next token from logits. *out gets a TEXT event, or NULL while text is held back
  * (inside a character, or at what may become a stop string). *done: the answer ended; then its
  * reason is in *finish and all text has been given. */

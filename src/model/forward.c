@@ -258,6 +258,59 @@ static sp_err run_layer(const sp_model *m, sp_model_work *w, const sp_kv_shape *
                : SP_OK;
 }
 
+bool sp_model_gives_best(const sp_model *m)
+{
+    return m->dev->ops->best != NULL;
+}
+
+/* Rows [row, row + n) to the host. */
+static sp_err read_rows(const sp_model *m, sp_model_work *w, size_t row, size_t n)
+{
+    const size_t at = row * m->output.n_row;
+    memset(w->is_left + row, 0, n * sizeof *w->is_left);
+    return n ? m->dev->ops->mem_read(m->dev, w->host_logits + at, w->logits + at,
+                                     n * m->output.n_row * sizeof(float))
+             : SP_OK;
+}
+
+sp_err sp_model_read_logits(const sp_model *m, sp_model_work *w, size_t row)
+{
+    return w->is_left[row] ? read_rows(m, w, row, 1) : SP_OK;
+}
+
+/* Whoever reads a row that stays on the device finds no number there. */
+static void leave_row(const sp_model *m, sp_model_work *w, size_t row)
+{
+    if (!w->is_left[row])
+        memset(w->host_logits + row * m->output.n_row, 0xff, m->output.n_row * sizeof(float));
+    w->is_left[row] = true;
+}
+
+/* Of n rows of logits the best where that is asked for, all of the others. */
+static sp_err give_logits(const sp_model *m, sp_model_work *w, const sp_model_span *span,
+                          size_t n_span, size_t n)
+{
+    size_t row = 0, n_read = 0, n_best = 0;
+    for (size_t i = 0; i < n_span; i++) {
+        for (size_t k = 0; k < span[i].n_logits; k++)
+            w->temperature[row++] = span[i].best ? span[i].temperature : 1;
+        n_best += span[i].best != NULL;
+    }
+    if (n_best)
+        SP_TRY(m->dev->ops->best(m->dev, w->best, w->logits, w->temperature, n, m->output.n_row));
+    row = 0;
+    for (size_t i = 0; i < n_span; row += span[i++].n_logits) {
+        if (!span[i].best)
+            continue;
+        SP_ASSERT(span[i].n_logits == 1);
+        *span[i].best = w->best[row];
+        SP_TRY(read_rows(m, w, n_read, row - n_read));
+        n_read = row + 1;
+        leave_row(m, w, row);
+    }
+    return read_rows(m, w, n_read, n - n_read);
+}
+
 /* Gathers the rows whose logits are asked for; *n_out counts them. */
 static sp_err run_output(const sp_model *m, sp_model_work *w, const sp_model_span *span,
                          size_t n_span, size_t *n_out)
@@ -286,7 +339,7 @@ static sp_err run_output(const sp_model *m, sp_model_work *w, const sp_model_spa
     SP_TRY(ops->matmul(m->dev, &output));
     if (a->logit_cap > 0 || a->logit_scale != 1.0f)
         SP_TRY(ops->soft_cap(m->dev, w->logits, n * m->output.n_row, a->logit_scale, a->logit_cap));
-    return ops->mem_read(m->dev, w->host_logits, w->logits, n * m->output.n_row * sizeof(float));
+    return give_logits(m, w, span, n_span, n);
 }
 
 sp_err sp_model_norm_states(const sp_model *m, float *x, size_t n)
@@ -379,6 +432,17 @@ static sp_err begin_states(sp_model_work *w, size_t i, const sp_model_span *of, 
     return SP_OK;
 }
 
+/* Is it a step of decoding, which is like others? A prompt is not, and its layers may wait for
+ * pages that are being loaded. */
+static bool is_decoding(const sp_model_span *span, size_t n_span)
+{
+    enum { FEW = 8 };
+    for (size_t i = 0; i < n_span; i++)
+        if (span[i].n > FEW || span[i].seq->load)
+            return false;
+    return true;
+}
+
 sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
                         const sp_model_span *span, size_t n_span, const float **logits, sp_diag *d)
 {
@@ -411,7 +475,11 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
         n_logits += span[i].n_logits;
     }
     SP_ASSERT(n_logits <= w->cap_logits);
-    sp_err err = m->dev->ops->embed(m->dev, w->x, &m->embd, w->tok, n_tok, m->arch.embd_scale);
+    sp_err err = SP_OK;
+    if (m->dev->ops->begin_step && is_decoding(span, n_span))
+        err = m->dev->ops->begin_step(m->dev);
+    if (err == SP_OK)
+        err = m->dev->ops->embed(m->dev, w->x, &m->embd, w->tok, n_tok, m->arch.embd_scale);
     if (err == SP_OK && m->arch.n_side)
         err = m->dev->ops->copy(m->dev, w->first, w->x, n_tok * m->arch.n_embd * sizeof(float));
     if (err == SP_OK && m->is_next)
@@ -428,7 +496,9 @@ sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
     if (err == SP_OK)
         err = run_output(m, w, span, n_span, &n_logits);
     sp_err settled = m->dev->ops->settle ? m->dev->ops->settle(m->dev) : SP_OK;
+    sp_err ended = m->dev->ops->end_step ? m->dev->ops->end_step(m->dev) : SP_OK;
     err = err == SP_OK ? settled : err;
+    err = err == SP_OK ? ended : err;
     for (size_t i = 0; i < n_span && err != SP_OK; i++)
         span[i].seq->is_lost = span[i].seq->n_again > 0;
     if (err != SP_OK)

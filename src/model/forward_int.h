@@ -38,6 +38,9 @@ struct sp_model_work {
     float *gates, *ab;     /* [cap_tok, ..]: gates of what was mixed, and numbers of each head */
     float *last, *logits;  /* [cap_logits, n_embd], [cap_logits, n_vocab] */
     float *host_logits;    /* what callers read */
+    sp_dev_best *best;     /* [cap_logits]; as are temperature and is_left */
+    float *temperature;
+    bool *is_left;         /* the host has NaNs in this row's place */
     float *keep[SP_MODEL_KEEP]; /* [cap_tok, n_embd] each: the stream behind layer keep_of */
     size_t keep_of[SP_MODEL_KEEP], n_keep;
     uint32_t *tok, *pos, *type; /* [cap_tok], host */

@@ -31,6 +31,10 @@ typedef struct sp_model_span {
     const float *hidden;  /* sp_model_load_next: of the tokens before each of tok, f32 [n, n_embd],
                              device memory, normed
                            * (sp_model_norm_states); else NULL */
+    /* NULL; or, where sp_model_gives_best, n_logits is 1 and these logits stay on the device: the
+     * likeliest tokens at this temperature */
+    sp_dev_best *best;
+    float temperature;
     bool may_go_back;     /* tokens of it may be taken back: room is from sp_kv_seq_reserve_guess */
 } sp_model_span;
 
@@ -103,11 +107,16 @@ const float *sp_model_output_norm(const sp_model *m);
 /* Memory that such a work takes; a->n_vocab is the embedding's rows. */
 size_t sp_model_work_bytes(const sp_arch *a, size_t cap_tok, size_t cap_logits);
 /* Runs all spans and commits their tokens. *logits: host rows [sum n_logits, n_vocab] in span
- * order, valid until the next call. On error no token is committed; a sequence that the call had
+ * order, valid until the next call; those of a span with `best` are not there before
+ * sp_model_read_logits. On error no token is committed; a sequence that the call had
  * begun to pass kept tokens again for (sp_kv_seq.is_lost) must start again. */
 SP_MUST sp_err sp_model_forward(const sp_model *m, sp_model_work *w, sp_kv_pool *pool,
                                 const sp_model_span *span, size_t n_span, const float **logits,
                                 sp_diag *d);
+
+bool sp_model_gives_best(const sp_model *m);
+/* Brings row `row` of the last pass's logits to the host, to where *logits said. */
+SP_MUST sp_err sp_model_read_logits(const sp_model *m, sp_model_work *w, size_t row);
 
 /* The last states of texts that are read whole, without pages: states [sum n, n_embd], host memory,
  * in order. A text's states do not depend on the others of the call. The work holds sum n tokens.

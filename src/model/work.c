@@ -113,6 +113,9 @@ sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
     w->host_logits = sp_mem_raw((cap_logits ? cap_logits * a->n_vocab : 1) * sizeof(float));
     w->tok = sp_mem_array(cap_tok, sizeof *w->tok);
     w->host_temp = sp_mem_array(cap_tok, sizeof *w->host_temp);
+    w->best = sp_mem_array(cap_logits + 1, sizeof *w->best);
+    w->temperature = sp_mem_array(cap_logits + 1, sizeof *w->temperature);
+    w->is_left = sp_mem_array(cap_logits + 1, sizeof *w->is_left);
     w->pos = sp_mem_array(cap_tok, sizeof *w->pos);
     w->type = sp_mem_array(cap_tok, sizeof *w->type);
     w->span = sp_mem_array(cap_tok, sizeof *w->span);
@@ -121,7 +124,8 @@ sp_err sp_model_work_new(sp_model_work **out, const sp_model *m, size_t cap_tok,
     w->again = sp_mem_array(cap_tok, sizeof *w->again);
     w->view = sp_mem_array(a->n_layer, sizeof *w->view);
     w->turn = sp_mem_array(a->n_layer, sizeof *w->turn);
-    if (err != SP_OK || !w->host_logits || !w->host_temp || !w->tok || !w->pos || !w->type ||
+    if (err != SP_OK || !w->host_logits || !w->host_temp || !w->best || !w->temperature ||
+        !w->is_left || !w->tok || !w->pos || !w->type ||
         !w->span || !w->each || !w->kept || !w->again || !w->view || !w->turn) {
         sp_model_work_free(w);
         return SP_FAIL(d, SP_NOMEM, "activations of %zu tokens", cap_tok);
@@ -142,7 +146,8 @@ void sp_model_work_free(sp_model_work *w)
     for (size_t i = 0; i < w->n_keep; i++)
         w->dev->ops->mem_free(w->dev, w->keep[i]);
     void *const host[] = {w->host_logits, w->host_temp, w->tok,   w->pos,  w->type, w->span,
-                          w->each,        w->kept,      w->again, w->view, w->turn};
+                          w->each,        w->kept,      w->again, w->view, w->turn, w->best,
+                          w->temperature, w->is_left};
     for (size_t i = 0; i < sizeof host / sizeof host[0]; i++)
         sp_mem_free(host[i]);
     sp_mem_free(w);

@@ -161,10 +161,11 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
     e->order = sp_mem_array(cfg->max_run, sizeof *e->order);
     e->span = sp_mem_array(cfg->max_run + SP_TRIAL_STEP, sizeof *e->span);
     e->span_job = sp_mem_array(cfg->max_run + SP_TRIAL_STEP, sizeof *e->span_job);
+    e->best = sp_mem_array(cfg->max_run, sizeof *e->best);
     e->guess = sp_mem_array(cfg->max_run, sizeof *e->guess);
     e->draft_run = sp_mem_array(cfg->max_run, sizeof *e->draft_run);
     set_drafts(e);
-    sp_err err = e->run && e->order && e->span && e->span_job && e->guess && e->draft_run
+    sp_err err = e->run && e->order && e->span && e->span_job && e->best && e->guess && e->draft_run
                      ? SP_OK
                      : SP_FAIL(d, SP_NOMEM, "engine");
     if (err == SP_OK && cfg->model)
@@ -215,6 +216,7 @@ void sp_engine_free(sp_engine *e)
     sp_fair_fini(&e->own_fair);
     sp_mem_free(e->span);
     sp_mem_free(e->span_job);
+    sp_mem_free(e->best);
     sp_mem_free(e->guess);
     sp_mem_free(e->draft_run);
     sp_lock_fini(&e->lock);

@@ -125,6 +125,8 @@ struct sp_engine {
     size_t n_run;
     sp_model_work *work;
     sp_model_span *span;
+    sp_dev_best *best;               /* [max_run], by span: what its logits are told by */
+    size_t i_row;                    /* the row of logits that is being taken */
     sp_job **span_job;
     sp_guess *guess;                 /* [max_run], by span */
     sp_draft_run *draft_run;         /* [max_run] */

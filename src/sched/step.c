@@ -369,9 +369,28 @@ static void note_step(sp_engine *e, size_t n_span, const step_size *size, bool l
     sp_lock_put(&e->lock);
 }
 
+/* Logits stay on the device where the likeliest of them are all that the next token needs. The
+ * first one's are also for answers that begin with the same prompt. */
+static void leave_logits(sp_engine *e, size_t n_span)
+{
+    for (size_t i = 0; i < n_span && sp_model_gives_best(e->cfg.model); i++) {
+        sp_model_span *x = &e->span[i];
+        const sp_job *j = e->span_job[i];
+        if (x->n_logits == 1 && j->t_first && sp_session_takes_best(j->session, &x->temperature))
+            x->best = &e->best[i];
+    }
+}
+
+static sp_err read_row(void *arg)
+{
+    sp_engine *e = arg;
+    return sp_model_read_logits(e->cfg.model, e->work, e->i_row);
+}
+
 /* Each job takes the tokens that its logits say. */
 static void take_spans(sp_engine *e, size_t n_span, const float *logits)
 {
+    const float *first = logits;
     size_t row = 0;
     for (size_t i = 0; i < n_span; row += e->span[i++].n) {
         sp_job *j = e->span_job[i];
@@ -386,6 +405,9 @@ static void take_spans(sp_engine *e, size_t n_span, const float *logits)
                 sp_kv_seq_save(x->seq, e->cfg.pool);
                 start_forks(e, j, logits);
             }
+            e->i_row = (size_t)(logits - first) / sp_model_arch(e->cfg.model)->n_vocab;
+            if (x->best)
+                sp_session_offer(j->session, x->best, read_row, e);
             runs = take_tokens(e, j, x, logits);
             logits += x->n_logits * sp_model_arch(e->cfg.model)->n_vocab;
             n_left = runs ? x->seq->n_tok - n_before : 0;
@@ -403,6 +425,7 @@ static void run_spans(sp_engine *e, size_t n_span, size_t n_try)
     size_t n_all = n_span + n_try;
     bool loading = is_loading(e, n_span);
     step_size size = size_of(e, n_all);
+    leave_logits(e, n_span);
     sp_engine_take_cores(e);
     uint64_t t = sp_clock_ns();
     sp_err err = sp_model_forward(e->cfg.model, e->work, e->cfg.pool, e->span, n_all, &logits, &d);

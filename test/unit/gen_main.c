@@ -864,9 +864,89 @@ static int close_vocabulary(void **state)
     return 0;
 }
 
+/* The list that a device gives of logits [n], temperature as the sampler's. */
+static void best_of(sp_dev_best *b, const float *x, size_t n, float temperature)
+{
+    double mass = 0;
+    *b = (sp_dev_best){0};
+    for (size_t i = 0; i < n; i++) {
+        size_t at = b->n < SP_DEV_BEST ? b->n++ : SP_DEV_BEST - 1;
+        if (at == SP_DEV_BEST - 1 && b->n_finite >= SP_DEV_BEST && !(x[i] > b->logit[at])) {
+            b->n_finite++;
+            continue;
+        }
+        for (; at > 0 && x[i] > b->logit[at - 1]; at--) {
+            b->id[at] = b->id[at - 1];
+            b->logit[at] = b->logit[at - 1];
+        }
+        b->id[at] = (uint32_t)i;
+        b->logit[at] = x[i];
+        b->n_finite++;
+    }
+    for (size_t i = 0; i < n; i++)
+        mass += exp((double)(x[i] - b->logit[0]) / (double)temperature);
+    b->mass = (float)(mass * 1.000005); /* as far off as a device may be */
+}
+
+/* From the best alone a sampler picks what another one picks from all logits, or says that it
+ * cannot; both then go on alike. */
+static void test_a_sampler_takes_the_best(void **state)
+{
+    (void)state;
+    enum { VOCAB = 700, STEPS = 200, HOW = 10 };
+    static const sp_sample_cfg how[HOW] = {
+        {.temperature = 0, .top_p = 1},
+        {.temperature = 1, .top_k = 20, .top_p = 1},
+        {.temperature = 0.7f, .top_k = 40, .top_p = 0.9f, .min_p = 0.05f},
+        {.temperature = 0.8f, .top_p = 0.9f},
+        {.temperature = 0.8f, .top_p = 0.6f, .min_p = 0.1f},
+        {.temperature = 0.6f, .top_p = 1, .min_p = 0.1f},
+        {.temperature = 1, .top_p = 1}, /* of all tokens */
+        {.temperature = 1, .top_k = 100, .top_p = 1},
+        {.temperature = 1, .top_p = 1, .presence_penalty = 0.5f},
+        {.temperature = 0.3f, .top_p = 0.95f}};
+    static float logits[VOCAB];
+    static uint8_t may[VOCAB];
+    uint64_t seed = 61;
+    for (size_t h = 0; h < HOW; h++) {
+        sp_sampler *all, *few;
+        sp_sample_cfg cfg = how[h];
+        size_t n_few = 0;
+        cfg.repetition_penalty = 1;
+        cfg.seed = 5 + h;
+        assert_int_equal(sp_sampler_new(&all, &cfg, VOCAB), SP_OK);
+        assert_int_equal(sp_sampler_new(&few, &cfg, VOCAB), SP_OK);
+        for (size_t i = 0; i < STEPS; i++) {
+            size_t n = i % 5 == 4 ? 50 : VOCAB; /* all of them are listed */
+            const uint8_t *mask = i % 3 == 2 && n == VOCAB ? may : NULL;
+            for (size_t k = 0; k < VOCAB; k++) {
+                logits[k] = k < n ? test_float(&seed) * 20 : -INFINITY;
+                may[k] = test_rand(&seed) % 4 == 0;
+            }
+            logits[test_rand(&seed) % n] = 22; /* likely */
+            uint32_t want, got;
+            sp_dev_best b;
+            best_of(&b, logits, n, cfg.temperature > 0 ? cfg.temperature : 1);
+            assert_int_equal(sp_sampler_next(all, &want, logits, mask), SP_OK);
+            bool does = sp_sampler_best(few, &got, &b, mask);
+            n_few += does;
+            if (!does)
+                assert_int_equal(sp_sampler_next(few, &got, logits, mask), SP_OK);
+            assert_int_equal(got, want);
+        }
+        if (h < 6 || h == 9)
+            assert_true(n_few > STEPS / 2);
+        else
+            assert_true(n_few < STEPS / 2);
+        sp_sampler_free(all);
+        sp_sampler_free(few);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_greedy_and_bias), cmocka_unit_test(test_penalties),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_a_sampler_takes_the_best),
+        cmocka_unit_test(test_greedy_and_bias), cmocka_unit_test(test_penalties),
                                        cmocka_unit_test(test_filters_and_frequencies), cmocka_unit_test(test_logprobs),
                                        cmocka_unit_test(test_stop_strings), cmocka_unit_test(test_stop_tokens_and_least), cmocka_unit_test(test_thinking_has_a_budget), cmocka_unit_test(test_thoughts_end_at_conclusions), cmocka_unit_test(test_watch), cmocka_unit_test(test_doubts), cmocka_unit_test(test_lookup), cmocka_unit_test(test_predictions), cmocka_unit_test(test_earlier_answers), cmocka_unit_test(test_earlier_budget),
                                        cmocka_unit_test(test_window), cmocka_unit_test(test_worth), cmocka_unit_test(test_guesser), cmocka_unit_test(test_comments), cmocka_unit_test(test_comment_places), cmocka_unit_test(test_prose), cmocka_unit_test(test_policy), cmocka_unit_test(test_patterns), cmocka_unit_test(test_schemas), cmocka_unit_test(test_tiny_temperatures), cmocka_unit_test(test_pattern_budgets), cmocka_unit_test(test_step_budgets),
