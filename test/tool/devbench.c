@@ -186,6 +186,7 @@ static sp_err bench_experts(const bench *b, size_t n_tok)
 typedef struct attn_shape {
     const char *format;
     size_t n_seq, n_tok, n_head, group, d;
+    size_t n_latent; /* 0; or of pages of keys only */
     bool is_prompt; /* all tokens of one sequence at once */
 } attn_shape;
 
@@ -236,7 +237,8 @@ static sp_err bench_attn(const bench *b, const attn_shape *s)
     const sp_kv_shape shape = {.format = sp_kv_format_find(s->format),
                                .n_layer = 1,
                                .n_head = s->n_head,
-                               .d = s->d};
+                               .d = s->d,
+                               .n_latent = s->n_latent};
     const sp_dev_kv_view kv = sp_kv_page_view(&shape, 0);
     size_t n_page = (s->n_tok + SP_PAGE_TOK - 1) / SP_PAGE_TOK,
            n_row = s->is_prompt ? s->n_tok : s->n_seq;
@@ -256,7 +258,7 @@ static sp_err bench_attn(const bench *b, const attn_shape *s)
     sp_dev_attn a = {.out = out,
                      .q = query,
                      .k = k,
-                     .v = v,
+                     .v = s->n_latent ? NULL : v,
                      .kv = &kv,
                      .n_q_head = s->n_head * s->group,
                      .scale = 0.1f,
@@ -267,10 +269,10 @@ static sp_err bench_attn(const bench *b, const attn_shape *s)
     double bytes =
         (double)(s->n_seq * n_page) * (double)(s->n_head * (kv.head_bytes + kv.lo_bytes));
     printf("{\"what\":\"%s\",\"pages\":\"%s\",\"seqs\":%zu,\"tokens\":%zu,\"kv_heads\":%zu,"
-           "\"group\":%zu,\"d\":%zu,\"seconds\":%.4g,\"bytes_s\":%.4g,"
+           "\"group\":%zu,\"d\":%zu,\"latent\":%zu,\"seconds\":%.4g,\"bytes_s\":%.4g,"
            "\"flops\":%.4g}\n",
            s->is_prompt ? "prompt" : "decode", s->format, s->n_seq, s->n_tok, s->n_head, s->group,
-           s->d, sec, bytes / sec, 4 * n_pair * (double)q_row / sec);
+           s->d, s->n_latent, sec, bytes / sec, 4 * n_pair * (double)q_row / sec);
     float *const all[] = {query, k, v, out};
     for (size_t i = 0; i < 4; i++)
         b->dev->ops->mem_free(b->dev, all[i]);
@@ -287,25 +289,67 @@ static sp_err bench_attn(const bench *b, const attn_shape *s)
     return SP_OK;
 }
 
+typedef struct best_arg {
+    sp_dev_best *out;
+    const float *x, *temperature;
+    size_t n_row, n;
+} best_arg;
+
+static sp_err best_once(const bench *b, const void *arg)
+{
+    const best_arg *a = arg;
+    return b->dev->ops->best(b->dev, a->out, a->x, a->temperature, a->n_row, a->n);
+}
+
+/* The likeliest tokens of a batch's logits. */
+static sp_err bench_best(const bench *b)
+{
+    static sp_dev_best out[MAX_SEQ];
+    static float temperature[MAX_SEQ];
+    best_arg a = {out, NULL, temperature, b->is_quick ? 2 : MAX_SEQ, b->is_quick ? 9000 : 151936};
+    float *x;
+    double s;
+    for (size_t i = 0; i < MAX_SEQ; i++)
+        temperature[i] = 1;
+    SP_TRY(floats(b, &x, a.n_row * a.n));
+    a.x = x;
+    SP_TRY(time_of(&s, b, best_once, &a, x));
+    printf("{\"what\":\"best\",\"rows\":%zu,\"n\":%zu,\"seconds\":%.4g,\"bytes_s\":%.4g}\n",
+           a.n_row, a.n, s, (double)(a.n_row * a.n * sizeof(float)) / s);
+    b->dev->ops->mem_free(b->dev, x);
+    return SP_OK;
+}
+
 static sp_err run_all(const bench *b)
 {
     static const sp_type types[] = {SP_F16,  SP_BF16, SP_Q8_0, SP_Q4_0, SP_Q4_1,
                                     SP_Q4_K, SP_Q5_K, SP_Q6_K, SP_MXFP4};
     static const size_t toks[] = {1, 8, 64, 512};
-    static const char *const formats[] = {"fp8", "q8", "f16"};
+    static const char *const formats[] = {"fp8", "q8", "f16", "bf16"};
     static const size_t ds[] = {64, 128, 256};
     size_t n_row = b->is_quick ? 32 : 14336, k = b->is_quick ? 256 : 4096;
     SP_TRY(bench_copy(b));
-    for (size_t i = 0; i < 9; i++) {
-        const attn_shape s = {formats[i % 3],
-                              b->is_quick ? 2 : MAX_SEQ,
-                              b->is_quick ? 40 : 16384,
-                              b->is_quick ? 1 : 8,
-                              b->is_quick ? 2 : 8,
-                              ds[i / 3],
-                              false};
+    for (size_t i = 0; i < 12; i++) {
+        const attn_shape s = {.format = formats[i % 4],
+                              .n_seq = b->is_quick ? 2 : MAX_SEQ,
+                              .n_tok = b->is_quick ? 40 : 16384,
+                              .n_head = b->is_quick ? 1 : 8,
+                              .group = b->is_quick ? 2 : 8,
+                              .d = ds[i / 4]};
         SP_TRY(bench_attn(b, &s));
     }
+    for (size_t i = 1; i < 4; i++) {
+        const attn_shape s = {.format = formats[i],
+                              .n_seq = b->is_quick ? 2 : MAX_SEQ,
+                              .n_tok = b->is_quick ? 40 : 16384,
+                              .n_head = 1,
+                              .group = b->is_quick ? 2 : 128,
+                              .d = 576,
+                              .n_latent = 512};
+        SP_TRY(bench_attn(b, &s));
+    }
+    if (b->dev->ops->best)
+        SP_TRY(bench_best(b));
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         for (size_t t = 0; t < (b->is_quick ? 2 : 4); t++)
             SP_TRY(bench_product(b, types[i], n_row, k, toks[t]));
@@ -314,7 +358,7 @@ static sp_err run_all(const bench *b)
     for (size_t i = 0; i < 3; i++) {
         const attn_shape s = {
             formats[i], 1,   b->is_quick ? 40 : 8192, b->is_quick ? 1 : 8, b->is_quick ? 2 : 4,
-            128,        true};
+            128,        0,   true};
         SP_TRY(bench_attn(b, &s));
     }
     return SP_OK;
