@@ -32,6 +32,10 @@
 #error "define the primitives first"
 #endif
 
+/* Vectors of rows that a pass over a tile takes with one token: all of its rows, so that memory is
+ * read without a pause. */
+#define MAX_R (SP_TILE_ROWS / VR)
+
 #ifndef VA_PAIRS
 #define VA_PAIRS 0
 INLINE void va_pair(va *a, vi w0, vi w1, const int8_t *x0, const int8_t *x1, size_t i0, size_t i1)
@@ -278,19 +282,22 @@ INLINE void tile_lay_out(uint8_t *codes, const uint8_t *tile, size_t r0, size_t 
     }
 }
 
-/* Rows [r0, r0 + VR) of one tile by T tokens. n_out: rows that exist. codes: the rows as
- * tile_lay_out gives them; NULL: they are not laid out. */
+/* Rows [r0, r0 + R * VR) of one tile by T tokens. n_out: rows that exist. codes: the rows as
+ * tile_lay_out gives them, for R = 1; NULL: they are not laid out. */
 INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, const uint8_t *codes,
-                      size_t r0, size_t n_out, size_t t0, sp_type type, const size_t T)
+                      size_t r0, size_t n_out, size_t t0, sp_type type, const size_t T,
+                      const size_t R)
 {
     const size_t k = g->k, stride = g->x->stride;
     const size_t bits = sp_pack_bits(type), n_half = tile_halves(type),
                  unit_bytes = sp_pack_unit_bytes(type);
     const bool is_signed = tile_signed(type);
-    vf acc[MAX_T];
+    vf acc[MAX_R][MAX_T];
     UNROLL
-    for (size_t t = 0; t < T; t++)
-        acc[t] = vf_zero();
+    for (size_t r = 0; r < R; r++)
+        UNROLL
+        for (size_t t = 0; t < T; t++)
+            acc[r][t] = vf_zero();
     /* Token t is at x[t / 3] + (t % 3) * stride: few enough registers for 12 of them. */
     const uint8_t *x[(MAX_T + 2) / 3];
     UNROLL
@@ -306,50 +313,59 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, co
             PREFETCH(unit + b * (unit_bytes / 8) + SP_AHEAD_BYTES + 64 * line);
         UNROLL
         for (size_t h = 0; h < n_half; h++) {
-            vf d, m;
-            va a[MAX_T];
-            vs dot[MAX_T];
-            tile_scale(&d, &m, type, scale, b, h, r0);
+            va a[MAX_R][MAX_T];
+            vs dot[MAX_R][MAX_T];
             UNROLL
-            for (size_t t = 0; t < T; t++) {
-                a[t] = va_zero();
-                dot[t] = vs_zero();
-            }
+            for (size_t r = 0; r < R; r++)
+                UNROLL
+                for (size_t t = 0; t < T; t++) {
+                    a[r][t] = va_zero();
+                    dot[r][t] = vs_zero();
+                }
             const size_t n_pair = 4 / n_half;
             UNROLL
             for (size_t v = 0; v < n_pair; v++) {
                 const bool is_near = n_half == 2 || sp_grid_is(type);
                 size_t j[2] = {is_near ? 4 * h + 2 * v : v, is_near ? 4 * h + 2 * v + 1 : v + 4};
-                vi w[2];
-                if (codes)
-                    __builtin_memcpy(w, codes + (8 * i + j[0]) * sizeof(vi), sizeof w);
-                else
-                    tile_pair(w, j, type, planes, scale, b, 2 * h + v, r0);
                 UNROLL
-                for (size_t t = 0; t < T; t += VA_PAIRS && t + 1 < T ? 2 : 1) {
-                    if (VA_PAIRS && t + 1 < T) {
-                        va_pair(&a[t], w[0], w[1], ACT(t)->q, ACT(t + 1)->q, 4 * j[0], 4 * j[1]);
-                        continue;
+                for (size_t r = 0; r < R; r++) {
+                    vi w[2];
+                    if (codes)
+                        __builtin_memcpy(w, codes + (8 * i + j[0]) * sizeof(vi), sizeof w);
+                    else
+                        tile_pair(w, j, type, planes, scale, b, 2 * h + v, r0 + r * VR);
+                    UNROLL
+                    for (size_t t = 0; t < T; t += VA_PAIRS && t + 1 < T ? 2 : 1) {
+                        if (VA_PAIRS && t + 1 < T) {
+                            va_pair(&a[r][t], w[0], w[1], ACT(t)->q, ACT(t + 1)->q, 4 * j[0],
+                                    4 * j[1]);
+                            continue;
+                        }
+                        a[r][t] = va_dot(a[r][t], w[0], ACT(t)->q + 4 * j[0], is_signed);
+                        a[r][t] = va_dot(a[r][t], w[1], ACT(t)->q + 4 * j[1], is_signed);
                     }
-                    a[t] = va_dot(a[t], w[0], ACT(t)->q + 4 * j[0], is_signed);
-                    a[t] = va_dot(a[t], w[1], ACT(t)->q + 4 * j[1], is_signed);
-                }
-                if ((v + 1) % VA_FULL(tile_dot_bits(type)) && v + 1 < n_pair)
-                    continue;
-                UNROLL
-                for (size_t t = 0; t < T; t++) {
-                    if (VA_PAIRS && t % 2 == 0 && t + 1 < T)
-                        va_unpair(&a[t]);
-                    dot[t] = vs_add(dot[t], va_sum(a[t], is_signed));
-                    a[t] = va_zero();
+                    if ((v + 1) % VA_FULL(tile_dot_bits(type)) && v + 1 < n_pair)
+                        continue;
+                    UNROLL
+                    for (size_t t = 0; t < T; t++) {
+                        if (VA_PAIRS && t % 2 == 0 && t + 1 < T)
+                            va_unpair(&a[r][t]);
+                        dot[r][t] = vs_add(dot[r][t], va_sum(a[r][t], is_signed));
+                        a[r][t] = va_zero();
+                    }
                 }
             }
             UNROLL
-            for (size_t t = 0; t < T; t++) {
-                const float *sum = n_half == 1 ? &ACT(t)->sum32 : &ACT(t)->sum16[h];
-                acc[t] = vf_fmav1(vf_cvt(dot[t]), d, ACT(t)->d, acc[t]);
-                if (!is_signed || Q8_ZERO != 0)
-                    acc[t] = vf_fma1(m, *sum, acc[t]);
+            for (size_t r = 0; r < R; r++) {
+                vf d, m;
+                tile_scale(&d, &m, type, scale, b, h, r0 + r * VR);
+                UNROLL
+                for (size_t t = 0; t < T; t++) {
+                    const float *sum = n_half == 1 ? &ACT(t)->sum32 : &ACT(t)->sum16[h];
+                    acc[r][t] = vf_fmav1(vf_cvt(dot[r][t]), d, ACT(t)->d, acc[r][t]);
+                    if (!is_signed || Q8_ZERO != 0)
+                        acc[r][t] = vf_fma1(m, *sum, acc[r][t]);
+                }
             }
         }
         UNROLL
@@ -358,9 +374,13 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, co
     }
 #undef ACT
     UNROLL
-    for (size_t t = 0; t < T; t++)
-        vf_store(out + (t0 + t) * g->ld, g->scale ? vf_mul1(acc[t], *g->scale) : acc[t], n_out,
-                 g->add);
+    for (size_t r = 0; r < R; r++) {
+        size_t left = n_out > r * VR ? n_out - r * VR : 0, n = left < VR ? left : VR;
+        UNROLL
+        for (size_t t = 0; t < T; t++)
+            vf_store(out + (t0 + t) * g->ld + r * VR,
+                     g->scale ? vf_mul1(acc[r][t], *g->scale) : acc[r][t], n, g->add);
+    }
 }
 
 /* Tiles of types with a grid have few sizes, because each size of each type takes the compiler
@@ -387,13 +407,18 @@ INLINE void tile_all(const sp_gemm_args *g, sp_type type)
     size_t tile_bytes = sp_pack_tile_bytes(type, g->k);
     for (size_t i = 0; i < g->n_row; i += SP_TILE_ROWS) {
         const uint8_t *tile = (const uint8_t *)g->w + i / SP_TILE_ROWS * tile_bytes;
+        if (g->n_tok == 1) {
+            size_t left = g->n_row - i, n_out = left < SP_TILE_ROWS ? left : SP_TILE_ROWS;
+            tile_rows(g, g->out + i, tile, NULL, 0, n_out, 0, type, 1, MAX_R);
+            continue;
+        }
         for (size_t r0 = 0; r0 < SP_TILE_ROWS && i + r0 < g->n_row; r0 += VR) {
             size_t left = g->n_row - i - r0, n_out = left < VR ? left : VR, t = 0;
             if (sp_grid_is(type) && g->n_tok >= 2 * MAX_T && g->k * VR <= GRID_CODES) {
                 _Alignas(64) uint8_t codes[GRID_CODES];
                 tile_lay_out(codes, tile, r0, g->k, type);
                 for (; t + MAX_T <= g->n_tok; t += MAX_T)
-                    tile_rows(g, g->out + i + r0, tile, codes, r0, n_out, t, type, MAX_T);
+                    tile_rows(g, g->out + i + r0, tile, codes, r0, n_out, t, type, MAX_T, 1);
             }
             for (size_t n; t < g->n_tok; t += n) {
                 n = tile_next(type, g->n_tok - t);
@@ -401,7 +426,7 @@ INLINE void tile_all(const sp_gemm_args *g, sp_type type)
 #define TILE(T)                                                                                    \
     case T:                                                                                        \
         if (tile_is(type, (T)))                                                                    \
-            tile_rows(g, g->out + i + r0, tile, NULL, r0, n_out, t, type, (T));                    \
+            tile_rows(g, g->out + i + r0, tile, NULL, r0, n_out, t, type, (T), 1);                 \
         break;
                     TILES(TILE)
 #undef TILE
