@@ -13,7 +13,7 @@
  *   vf               one f32 a row                vf_zero, vf_half (load f16), vf_cvt, vf_mul,
  *                                                 vf_bits (of a vs), vf_mul1, vf_fma1, vf_fmav1,
  *                                                 vf_store(p, v, n, add)
- *   va               partial sums of products: va_zero, va_dot(a, w, x, is_signed), va_sum (to i32)
+ *   va               partial sums of products: va_zero, va_dot(a, w, x, sign), va_sum (to i32)
  *   PREFETCH(p)      asks for a line that will be read
  *   VA_FULL(bits)    pairs of quads va_dot may add before va_sum must be called
  *   Q8_ZERO          128 where 8-bit codes are taken as u8, 0 where as s8 (value, no minimum)
@@ -27,6 +27,7 @@
  * A (row, token) pair sees the same float operations in the same order in every tile size: for each
  * scale, acc = dot * (d * x.d) + acc, then acc = m * x.sum + acc. */
 #include "fmt/grid.h"
+#include "kern/sign.h"
 
 #ifndef VR
 #error "define the primitives first"
@@ -35,6 +36,17 @@
 /* Vectors of rows that a pass over a tile takes with one token: all of its rows, so that memory is
  * read without a pause. */
 #define MAX_R (SP_TILE_ROWS / VR)
+
+/* Which types are laid out for LAID_FROM tokens and more, and the tile of LAID_R vectors of rows
+ * and LAID_T tokens that then meets them. */
+#ifndef LAID_T
+#define LAID_IS(type) sp_grid_is(type)
+#define LAID_FROM (2 * MAX_T)
+#define LAID_R 1
+#define LAID_T MAX_T
+#endif
+
+#define NOINLINE __attribute__((noinline))
 
 #ifndef VA_PAIRS
 #define VA_PAIRS 0
@@ -47,13 +59,6 @@ INLINE void va_unpair(va *a)
     (void)a;
 }
 #endif
-
-/* Types whose codes are values of 8 bits with a sign. */
-INLINE bool tile_signed(sp_type type)
-{
-    return type == SP_Q8_0 || type == SP_IQ4_NL || type == SP_IQ4_XS || type == SP_IQ2_XXS ||
-           type == SP_IQ2_XS || type == SP_IQ2_S || type == SP_IQ3_XXS;
-}
 
 /* What codes stand for, where they are indices of levels. */
 INLINE vi tile_level(sp_type type, vi v)
@@ -168,12 +173,12 @@ INLINE size_t tile_halves(sp_type type)
                : 1;
 }
 
-/* Bits of the numbers that products see. */
+/* Bits of the numbers that products see, without a sign. */
 INLINE size_t tile_dot_bits(sp_type type)
 {
     bool is_five = type == SP_MXFP4 || type == SP_NVFP4 || type == SP_IQ1_S || type == SP_IQ1_M ||
                    type == SP_IQ3_S;
-    return is_five ? 5 : sp_pack_bits(type);
+    return is_five ? 5 : sp_pack_sign(type) == SP_SIGN_SMALL ? 6 : sp_pack_bits(type);
 }
 
 /* Scale d and minimum m of half h of block b of a unit, for rows from r0 on. s: its scale
@@ -252,7 +257,7 @@ INLINE void tile_scale(vf *d, vf *m, sp_type type, const uint8_t *s, size_t b, s
         const uint8_t *half =
             s + SP_TILE_ROWS * (sp_pack_field_bytes(type) - (tile_halves(type) == 2 ? 8 : 4)) + r0;
         vs n = vs_and(vs_srl(vs_u8(half + SP_TILE_ROWS * (i / 2)), (int)(i % 2 * 4)), 15);
-        const float zero = tile_signed(type)  ? Q8_ZERO
+        const float zero = sp_pack_sign(type) ? Q8_ZERO
                            : type == SP_IQ3_S ? SP_IQ3_ZERO
                                               : SP_IQ1_ZERO;
         *d = vf_mul1(vf_half(s + 2 * r0), sp_grid_unit(type));
@@ -263,35 +268,14 @@ INLINE void tile_scale(vf *d, vf *m, sp_type type, const uint8_t *s, size_t b, s
     }
 }
 
-enum { GRID_CODES = 1 << 18 /* bytes of VR rows, laid out: half of a small L2 */ };
-
-/* Rows [r0, r0 + VR) of one tile of a type with a grid, as products see them: [k / 4] vectors. */
-INLINE void tile_lay_out(uint8_t *codes, const uint8_t *tile, size_t r0, size_t k, sp_type type)
-{
-    for (size_t i = 0; i < k / 32; i++) {
-        const size_t b = i % 8, n_blk = k / 32 - (i - b) < 8 ? k / 32 - (i - b) : 8;
-        const uint8_t *unit = tile + i / 8 * sp_pack_unit_bytes(type);
-        UNROLL
-        for (size_t v = 0; v < 4; v++) {
-            size_t j[2] = {2 * v, 2 * v + 1};
-            vi w[2];
-            tile_pair(w, j, type, unit + b * 64 * sp_pack_bits(type),
-                      unit + n_blk * 64 * sp_pack_bits(type), b, v, r0);
-            __builtin_memcpy(codes + (8 * i + j[0]) * sizeof(vi), w, sizeof w);
-        }
-    }
-}
-
-/* Rows [r0, r0 + R * VR) of one tile by T tokens. n_out: rows that exist. codes: the rows as
- * tile_lay_out gives them, for R = 1; NULL: they are not laid out. */
-INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, const uint8_t *codes,
-                      size_t r0, size_t n_out, size_t t0, sp_type type, const size_t T,
-                      const size_t R)
+/* Rows [r0, r0 + R * VR) of one tile by T tokens. n_out: rows that exist. */
+INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, size_t r0,
+                      size_t n_out, size_t t0, sp_type type, const size_t T, const size_t R)
 {
     const size_t k = g->k, stride = g->x->stride;
     const size_t bits = sp_pack_bits(type), n_half = tile_halves(type),
                  unit_bytes = sp_pack_unit_bytes(type);
-    const bool is_signed = tile_signed(type);
+    const int sign = sp_pack_sign(type);
     vf acc[MAX_R][MAX_T];
     UNROLL
     for (size_t r = 0; r < R; r++)
@@ -330,10 +314,7 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, co
                 UNROLL
                 for (size_t r = 0; r < R; r++) {
                     vi w[2];
-                    if (codes)
-                        __builtin_memcpy(w, codes + (8 * i + j[0]) * sizeof(vi), sizeof w);
-                    else
-                        tile_pair(w, j, type, planes, scale, b, 2 * h + v, r0 + r * VR);
+                    tile_pair(w, j, type, planes, scale, b, 2 * h + v, r0 + r * VR);
                     UNROLL
                     for (size_t t = 0; t < T; t += VA_PAIRS && t + 1 < T ? 2 : 1) {
                         if (VA_PAIRS && t + 1 < T) {
@@ -341,8 +322,8 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, co
                                     4 * j[1]);
                             continue;
                         }
-                        a[r][t] = va_dot(a[r][t], w[0], ACT(t)->q + 4 * j[0], is_signed);
-                        a[r][t] = va_dot(a[r][t], w[1], ACT(t)->q + 4 * j[1], is_signed);
+                        a[r][t] = va_dot(a[r][t], w[0], ACT(t)->q + 4 * j[0], sign);
+                        a[r][t] = va_dot(a[r][t], w[1], ACT(t)->q + 4 * j[1], sign);
                     }
                     if ((v + 1) % VA_FULL(tile_dot_bits(type)) && v + 1 < n_pair)
                         continue;
@@ -350,7 +331,7 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, co
                     for (size_t t = 0; t < T; t++) {
                         if (VA_PAIRS && t % 2 == 0 && t + 1 < T)
                             va_unpair(&a[r][t]);
-                        dot[r][t] = vs_add(dot[r][t], va_sum(a[r][t], is_signed));
+                        dot[r][t] = vs_add(dot[r][t], va_sum(a[r][t], sign));
                         a[r][t] = va_zero();
                     }
                 }
@@ -363,7 +344,7 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, co
                 for (size_t t = 0; t < T; t++) {
                     const float *sum = n_half == 1 ? &ACT(t)->sum32 : &ACT(t)->sum16[h];
                     acc[r][t] = vf_fmav1(vf_cvt(dot[r][t]), d, ACT(t)->d, acc[r][t]);
-                    if (!is_signed || Q8_ZERO != 0)
+                    if (!sign || Q8_ZERO != 0)
                         acc[r][t] = vf_fma1(m, *sum, acc[r][t]);
                 }
             }
@@ -381,6 +362,184 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, co
             vf_store(out + (t0 + t) * g->ld + r * VR,
                      g->scale ? vf_mul1(acc[r][t], *g->scale) : acc[r][t], n, g->add);
     }
+}
+
+/* Rows laid out: what T tokens after T tokens would unpack again. A block of R vectors of rows is
+ *   codes vi [8 quads][R]   as products see them
+ *   d, m  vf [halves][2][R]
+ */
+enum { LAID_BYTES = 1 << 19 /* on the stack; longer rows are not laid out */ };
+INLINE size_t laid_blk_bytes(const size_t n_half, const size_t R)
+{
+    return (8 + 2 * n_half) * R * sizeof(vi);
+}
+
+INLINE void tile_lay_out(uint8_t *to, const uint8_t *tile, size_t r0, size_t k, sp_type type,
+                         const size_t R)
+{
+    const size_t bits = sp_pack_bits(type), n_half = tile_halves(type),
+                 unit_bytes = sp_pack_unit_bytes(type);
+    for (size_t i = 0; i < k / 32; i++, to += laid_blk_bytes(n_half, R)) {
+        const size_t b = i % 8, n_blk = k / 32 - (i - b) < 8 ? k / 32 - (i - b) : 8;
+        const uint8_t *unit = tile + i / 8 * unit_bytes, *scale = unit + n_blk * 64 * bits;
+        UNROLL
+        for (size_t line = 0; line < (unit_bytes / 8 + 63) / 64; line++)
+            PREFETCH(unit + b * (unit_bytes / 8) + SP_AHEAD_BYTES + 64 * line);
+        UNROLL
+        for (size_t r = 0; r < R; r++) {
+            UNROLL
+            for (size_t v = 0; v < 4; v++) {
+                const bool is_near = tile_halves(type) == 2 || sp_grid_is(type);
+                size_t j[2] = {is_near ? 2 * v : v, is_near ? 2 * v + 1 : v + 4};
+                vi w[2];
+                tile_pair(w, j, type, unit + b * 64 * bits, scale, b, v, r0 + r * VR);
+                __builtin_memcpy(to + (j[0] * R + r) * sizeof(vi), &w[0], sizeof(vi));
+                __builtin_memcpy(to + (j[1] * R + r) * sizeof(vi), &w[1], sizeof(vi));
+            }
+            UNROLL
+            for (size_t h = 0; h < n_half; h++) {
+                vf d, m;
+                tile_scale(&d, &m, type, scale, b, h, r0 + r * VR);
+                __builtin_memcpy(to + ((8 + 2 * h) * R + r) * sizeof(vf), &d, sizeof d);
+                __builtin_memcpy(to + ((9 + 2 * h) * R + r) * sizeof(vf), &m, sizeof m);
+            }
+        }
+    }
+}
+
+/* Rows that are laid out by T tokens, as tile_rows. bits: of the numbers that products see. */
+INLINE void laid_rows(const sp_gemm_args *g, float *out, const uint8_t *laid, size_t n_out,
+                      size_t t0, const int sign, const size_t n_half, const size_t bits,
+                      const size_t T, const size_t R)
+{
+    const size_t stride = g->x->stride;
+    vf acc[MAX_R][LAID_T];
+    UNROLL
+    for (size_t r = 0; r < R; r++)
+        UNROLL
+        for (size_t t = 0; t < T; t++)
+            acc[r][t] = vf_zero();
+    const uint8_t *x[(LAID_T + 2) / 3];
+    UNROLL
+    for (size_t t = 0; t < T; t += 3)
+        x[t / 3] = g->x->mem + (t0 + t) * stride;
+#define ACT(t) ((const sp_act_blk *)(const void *)(x[(t) / 3] + (t) % 3 * stride))
+    for (size_t i = 0; i < g->k / 32; i++, laid += laid_blk_bytes(n_half, R)) {
+        UNROLL
+        for (size_t h = 0; h < n_half; h++) {
+            va a[MAX_R][LAID_T];
+            vs dot[MAX_R][LAID_T];
+            UNROLL
+            for (size_t r = 0; r < R; r++)
+                UNROLL
+                for (size_t t = 0; t < T; t++) {
+                    a[r][t] = va_zero();
+                    dot[r][t] = vs_zero();
+                }
+            const size_t n_pair = 4 / n_half;
+            UNROLL
+            for (size_t v = 0; v < n_pair; v++) {
+                const size_t j = 2 * (n_pair * h + v);
+                vi w[MAX_R][2];
+                UNROLL
+                for (size_t r = 0; r < R; r++) {
+                    __builtin_memcpy(&w[r][0], laid + (j * R + r) * sizeof(vi), sizeof(vi));
+                    __builtin_memcpy(&w[r][1], laid + ((j + 1) * R + r) * sizeof(vi), sizeof(vi));
+                }
+                UNROLL
+                for (size_t t = 0; t < T; t += VA_PAIRS && t + 1 < T ? 2 : 1)
+                    UNROLL
+                    for (size_t r = 0; r < R; r++) {
+                        if (VA_PAIRS && t + 1 < T) {
+                            va_pair(&a[r][t], w[r][0], w[r][1], ACT(t)->q, ACT(t + 1)->q, 4 * j,
+                                    4 * j + 4);
+                            continue;
+                        }
+                        a[r][t] = va_dot(a[r][t], w[r][0], ACT(t)->q + 4 * j, sign);
+                        a[r][t] = va_dot(a[r][t], w[r][1], ACT(t)->q + 4 * j + 4, sign);
+                    }
+                if ((v + 1) % VA_FULL(bits) && v + 1 < n_pair)
+                    continue;
+                UNROLL
+                for (size_t r = 0; r < R; r++)
+                    UNROLL
+                    for (size_t t = 0; t < T; t++) {
+                        if (VA_PAIRS && t % 2 == 0 && t + 1 < T)
+                            va_unpair(&a[r][t]);
+                        dot[r][t] = vs_add(dot[r][t], va_sum(a[r][t], sign));
+                        a[r][t] = va_zero();
+                    }
+            }
+            UNROLL
+            for (size_t r = 0; r < R; r++) {
+                vf d, m;
+                __builtin_memcpy(&d, laid + ((8 + 2 * h) * R + r) * sizeof(vf), sizeof d);
+                __builtin_memcpy(&m, laid + ((9 + 2 * h) * R + r) * sizeof(vf), sizeof m);
+                UNROLL
+                for (size_t t = 0; t < T; t++) {
+                    const float *sum = n_half == 1 ? &ACT(t)->sum32 : &ACT(t)->sum16[h];
+                    acc[r][t] = vf_fmav1(vf_cvt(dot[r][t]), d, ACT(t)->d, acc[r][t]);
+                    if (!sign || Q8_ZERO != 0)
+                        acc[r][t] = vf_fma1(m, *sum, acc[r][t]);
+                }
+            }
+        }
+        UNROLL
+        for (size_t t = 0; t < T; t += 3)
+            x[t / 3] += sizeof(sp_act_blk);
+    }
+#undef ACT
+    UNROLL
+    for (size_t r = 0; r < R; r++) {
+        size_t left = n_out > r * VR ? n_out - r * VR : 0, n = left < VR ? left : VR;
+        UNROLL
+        for (size_t t = 0; t < T; t++)
+            vf_store(out + (t0 + t) * g->ld + r * VR,
+                     g->scale ? vf_mul1(acc[r][t], *g->scale) : acc[r][t], n, g->add);
+    }
+}
+
+/* All tokens by rows that are laid out. A function for each kind of numbers serves all types. */
+#define LAID_STEP(n, sign, n_half, bits)                                                           \
+    for (; LAID_T >= (n) && t + (n) <= g->n_tok; t += (n))                                         \
+        laid_rows(g, out, laid, n_out, t, sign, n_half, bits, LAID_T >= (n) ? (n) : 1, LAID_R);
+#define LAID_KIND(name, sign, n_half, bits)                                                        \
+    static NOINLINE void laid_##name(const sp_gemm_args *g, float *out, const uint8_t *laid,       \
+                                     size_t n_out)                                                 \
+    {                                                                                              \
+        size_t t = 0;                                                                              \
+        LAID_STEP(LAID_T, sign, n_half, bits)                                                      \
+        LAID_STEP(8, sign, n_half, bits)                                                           \
+        LAID_STEP(4, sign, n_half, bits)                                                           \
+        LAID_STEP(2, sign, n_half, bits)                                                           \
+        LAID_STEP(1, sign, n_half, bits)                                                           \
+    }
+LAID_KIND(bits4, SP_SIGN_NONE, 1, 4)
+LAID_KIND(bits4_half, SP_SIGN_NONE, 2, 4)
+LAID_KIND(bits5, SP_SIGN_NONE, 1, 5)
+LAID_KIND(bits5_half, SP_SIGN_NONE, 2, 5)
+LAID_KIND(bits6_half, SP_SIGN_NONE, 2, 6)
+LAID_KIND(small, SP_SIGN_SMALL, 1, 6)
+LAID_KIND(small_half, SP_SIGN_SMALL, 2, 6)
+LAID_KIND(full, SP_SIGN_FULL, 1, 8)
+#undef LAID_KIND
+#undef LAID_STEP
+
+INLINE void laid_all(const sp_gemm_args *g, float *out, const uint8_t *laid, size_t n_out,
+                     sp_type type)
+{
+    const bool is_half = tile_halves(type) == 2;
+    const int sign = sp_pack_sign(type);
+    if (sign == SP_SIGN_FULL)
+        laid_full(g, out, laid, n_out);
+    else if (sign == SP_SIGN_SMALL)
+        (is_half ? laid_small_half : laid_small)(g, out, laid, n_out);
+    else if (tile_dot_bits(type) > 5)
+        laid_bits6_half(g, out, laid, n_out);
+    else if (tile_dot_bits(type) == 5)
+        (is_half ? laid_bits5_half : laid_bits5)(g, out, laid, n_out);
+    else
+        (is_half ? laid_bits4_half : laid_bits4)(g, out, laid, n_out);
 }
 
 /* Tiles of types with a grid have few sizes, because each size of each type takes the compiler
@@ -404,42 +563,56 @@ INLINE size_t tile_next(sp_type type, size_t left)
 
 INLINE void tile_all(const sp_gemm_args *g, sp_type type)
 {
-    size_t tile_bytes = sp_pack_tile_bytes(type, g->k);
-    for (size_t i = 0; i < g->n_row; i += SP_TILE_ROWS) {
+    const size_t tile_bytes = sp_pack_tile_bytes(type, g->k),
+                 rows = g->n_tok == 1 ? SP_TILE_ROWS : VR;
+    for (size_t i = 0; i < g->n_row; i += rows) {
         const uint8_t *tile = (const uint8_t *)g->w + i / SP_TILE_ROWS * tile_bytes;
+        size_t left = g->n_row - i, n_out = left < rows ? left : rows;
         if (g->n_tok == 1) {
-            size_t left = g->n_row - i, n_out = left < SP_TILE_ROWS ? left : SP_TILE_ROWS;
-            tile_rows(g, g->out + i, tile, NULL, 0, n_out, 0, type, 1, MAX_R);
+            tile_rows(g, g->out + i, tile, 0, n_out, 0, type, 1, MAX_R);
             continue;
         }
-        for (size_t r0 = 0; r0 < SP_TILE_ROWS && i + r0 < g->n_row; r0 += VR) {
-            size_t left = g->n_row - i - r0, n_out = left < VR ? left : VR, t = 0;
-            if (sp_grid_is(type) && g->n_tok >= 2 * MAX_T && g->k * VR <= GRID_CODES) {
-                _Alignas(64) uint8_t codes[GRID_CODES];
-                tile_lay_out(codes, tile, r0, g->k, type);
-                for (; t + MAX_T <= g->n_tok; t += MAX_T)
-                    tile_rows(g, g->out + i + r0, tile, codes, r0, n_out, t, type, MAX_T, 1);
-            }
-            for (size_t n; t < g->n_tok; t += n) {
-                n = tile_next(type, g->n_tok - t);
-                switch (n) {
+        for (size_t t = 0, n; t < g->n_tok; t += n) {
+            n = tile_next(type, g->n_tok - t);
+            switch (n) {
 #define TILE(T)                                                                                    \
     case T:                                                                                        \
         if (tile_is(type, (T)))                                                                    \
-            tile_rows(g, g->out + i + r0, tile, NULL, r0, n_out, t, type, (T), 1);                 \
+            tile_rows(g, g->out + i, tile, i % SP_TILE_ROWS, n_out, t, type, (T), 1);              \
         break;
-                    TILES(TILE)
+                TILES(TILE)
 #undef TILE
-                }
             }
         }
     }
 }
 
+/* The same where rows are laid out first. */
+INLINE void tile_many(const sp_gemm_args *g, sp_type type)
+{
+    const size_t tile_bytes = sp_pack_tile_bytes(type, g->k), rows = LAID_R * VR;
+    _Alignas(64) uint8_t laid[LAID_BYTES];
+    for (size_t i = 0; i < g->n_row; i += rows) {
+        const uint8_t *tile = (const uint8_t *)g->w + i / SP_TILE_ROWS * tile_bytes;
+        size_t left = g->n_row - i;
+        tile_lay_out(laid, tile, i % SP_TILE_ROWS, g->k, type, LAID_R);
+        laid_all(g, g->out + i, laid, left < rows ? left : rows, type);
+    }
+}
+
+/* Only what lays out has its large frame. */
 #define TILE_GEMM(type)                                                                            \
+    static NOINLINE void many_##type(const sp_gemm_args *g)                                        \
+    {                                                                                              \
+        tile_many(g, type);                                                                        \
+    }                                                                                              \
     static void gemm_##type(const sp_gemm_args *g)                                                 \
     {                                                                                              \
-        tile_all(g, type);                                                                         \
+        if (LAID_IS(type) && g->n_tok >= LAID_FROM &&                                              \
+            g->k / 32 * laid_blk_bytes(tile_halves(type), LAID_R) <= LAID_BYTES)                   \
+            many_##type(g);                                                                        \
+        else                                                                                       \
+            tile_all(g, type);                                                                     \
     }
 TILE_GEMM(SP_Q4_0)
 TILE_GEMM(SP_Q4_1)

@@ -234,10 +234,54 @@ static void check_gemm_type(uint64_t *s, sp_type type, size_t k)
         sp_mem_free(all[i]);
 }
 
+/* The largest sums there can be, of types whose blocks start with a scale: blocks whose other bytes are all the same, which
+ * meets entries of the largest magnitudes, by activations of 127 with the sign of the weight. One, two and nine tokens. */
+static void check_largest(sp_type type)
+{
+    enum { K = 256, TOKS = 9 };
+    size_t stride = sp_acts_stride(K), n = sp_type_get(type)->blk_bytes;
+    uint8_t raw[256], q[K], *w = buf(sp_pack_tile_bytes(type, K));
+    void *scratch = buf(sp_pack_scratch(K));
+    sp_kern_acts acts = {buf(TOKS * stride), stride};
+    float d[16], m[16], x[K], want[TOKS], got[TOKS], most = 0;
+    for (int v = 0; v < 256; v++) {
+        sp_f16 one = sp_f16_from_f32(1.0f);
+        memset(raw, v, n);
+        memcpy(raw, &one, 2);
+        sp_pack_tile(w, type, raw, 1, K, scratch);
+        assert_int_equal(sp_pack_get(q, d, m, w, type, K, 0, 0), K);
+        for (size_t i = 0; i < K; i++)
+            x[i] = d[i / 16] * (float)q[i] + m[i / 16] < 0 ? -127.0f : 127.0f;
+        for (size_t t = 0; t < TOKS; t++)
+            now.quant_act(&acts, t, x, K);
+        sp_gemm_args g = {want, 1, w, &acts, 1, TOKS, K, false, NULL};
+        ref.gemm_q[type](&g);
+        g.out = got;
+        double size = magnitude(w, type, K, 0, &acts, 0);
+        static const size_t toks[] = {1, 2, TOKS};
+        for (size_t j = 0; j < 3; j++) {
+            g.n_tok = toks[j];
+            memset(got, POISON, sizeof got);
+            now.gemm_q[type](&g);
+            for (size_t t = 0; t < toks[j]; t++)
+                near(got[t], want[t], size, TOL_GEMM);
+        }
+        for (size_t i = 0; i < K; i++) /* in units of the scale, whose value without d is a number of the type */
+            most = fmaxf(most, fabsf((float)q[i] + m[i / 16] / d[i / 16]));
+    }
+    assert_true(most >= 25);
+    void *const all[] = {w, scratch, acts.mem};
+    for (size_t i = 0; i < 3; i++)
+        sp_mem_free(all[i]);
+}
+
 static void check_gemm_q(void **state)
 {
     (void)state;
     uint64_t s = 3;
+    static const sp_type largest[] = {SP_IQ2_XXS, SP_IQ2_XS, SP_IQ2_S, SP_IQ3_XXS};
+    for (size_t i = 0; i < 4; i++)
+        check_largest(largest[i]);
     for (uint32_t type = 0; type < SP_TYPE_COUNT; type++) {
         if (!sp_pack_is((sp_type)type))
             continue;

@@ -4,6 +4,7 @@
 #define SP_KERN_X86_AVX2_H
 
 #include "kern/kern.h"
+#include "kern/sign.h"
 
 #include <immintrin.h>
 #include <string.h>
@@ -340,17 +341,19 @@ INLINE vi vi_q8(vi v)
 {
     return _mm256_xor_si256(v, _mm256_set1_epi8((char)0x80));
 }
-INLINE va va_dot(va a, vi w, const int8_t *x, bool is_signed)
+INLINE va va_dot(va a, vi w, const int8_t *x, int sign)
 {
     __m256i xs = quad256(x);
-    if (!is_signed)
+    if (sign == SP_SIGN_NONE)
         return _mm256_add_epi16(a, _mm256_maddubs_epi16(w, xs));
     __m256i pair = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(xs, w));
+    if (sign == SP_SIGN_SMALL)
+        return _mm256_add_epi16(a, pair);
     return _mm256_add_epi32(a, _mm256_madd_epi16(pair, _mm256_set1_epi16(1)));
 }
-INLINE vs va_sum(va a, bool is_signed)
+INLINE vs va_sum(va a, int sign)
 {
-    return is_signed ? a : _mm256_madd_epi16(a, _mm256_set1_epi16(1));
+    return sign == SP_SIGN_FULL ? a : _mm256_madd_epi16(a, _mm256_set1_epi16(1));
 }
 #endif
 
