@@ -408,6 +408,13 @@ MUTATIONS = [
      ["unit kern"]),
     ("AVX-VNNI takes codes of 8 bits as signed", "src/kern/x86/avx2.h", "#define Q8_ZERO 128.0f", "#define Q8_ZERO 0.0f", ["unit kern"]),
     ("hi nibbles weigh half with AVX-VNNI", "src/kern/x86/attn_nibbles.h", "_mm256_slli_epi32(a, 4)", "_mm256_slli_epi32(a, 3)", ["unit kern"]),
+    ("a tile's other rows are those of its first vector", "src/kern/gemm_tile.h", "tile_pair(w, j, type, planes, scale, b, 2 * h + v, r0 + r * VR);",
+     "tile_pair(w, j, type, planes, scale, b, 2 * h + v, r0);", ["unit kern"]),
+    ("laid-out rows have the first half's scales", "src/kern/gemm_tile.h", "tile_scale(&d, &m, type, scale, b, h, r0 + r * VR);\n                __builtin",
+     "tile_scale(&d, &m, type, scale, b, 0, r0 + r * VR);\n                __builtin", ["unit kern"]),
+    ("sums of IQ2 are widened too late", "src/kern/gemm_tile.h", "sp_pack_sign(type) == SP_SIGN_SMALL ? 6", "sp_pack_sign(type) == SP_SIGN_SMALL ? 4", ["unit kern"]),
+    ("four products of IQ2_XXS share 16 bits", "src/kern/x86/grid_avx2.h", "is_long = type == SP_IQ2_XXS;", "is_long = type == SP_TYPE_COUNT;", ["unit kern"]),
+    ("entries of rows 4 and 5 are those of 0 and 1", "src/kern/x86/grid_avx2.h", "grid_two(table, at[1] >> 32 * v), 1)", "grid_two(table, at[0] >> 32 * v), 1)", ["unit kern"]),
     ("AVX-VNNI is taken for AVX-512's", "src/kern/kern.c", "if (r->leaf7_1_a & 1u << 4)", "if (r->leaf7_c & 1u << 11)", ["unit kern"]),
     # --- costs, budgets, two ranks of passages ------------------------------------------------------------------------------
     ("tokens that were known cost as those computed", "src/pipe/prices.c", "n_cached * p->cached", "n_cached * p->in", ["unit pipe"]),

@@ -27,6 +27,9 @@ typedef struct sp_blk_iq1_m { uint8_t qs[32], qh[16]; uint16_t scales[4]; } sp_b
 extern const uint32_t sp_grid_iq1[2048], sp_grid_iq2_xxs[256], sp_grid_iq2_xs[512],
     sp_grid_iq2_s[1024];
 extern const uint32_t sp_grid_iq3_xxs[256], sp_grid_iq3_s[512];
+/* Entries of eight as bytes: value i without its sign is byte i. Of IQ1: eight times digit i. */
+extern const uint64_t sp_grid_iq1_bytes[2048], sp_grid_iq2_xxs_bytes[256],
+    sp_grid_iq2_xs_bytes[512], sp_grid_iq2_s_bytes[1024];
 /* What a digit stands for, and digit + 8 of a value that is negative, or of IQ1 shifted down. IQ1
  * is in eighths. */
 extern const int8_t sp_grid_level_iq1[16], sp_grid_level_iq2[16], sp_grid_level_iq3_xxs[16],

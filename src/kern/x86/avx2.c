@@ -14,6 +14,7 @@
 #define LAID_R 2
 #define LAID_T 3
 #include "kern/gemm_tile.h"
+#include "kern/x86/grid_avx2.h"
 #include "kern/planes_tile.h"
 #define ATTN_T 2
 #include "kern/vec_tile.h"
@@ -66,6 +67,7 @@ void sp_kern_init_avx2(sp_kern *k)
 {
     k->isa = "avx2";
     tile_init(k);
+    grid_init(k);
     rows_init(k);
     vec_init(k);
     scan_init(k);
