@@ -18,7 +18,7 @@
 #ifdef __aarch64__
 #define CPU_LEVELS "scalar neon dotprod i8mm"
 #else
-#define CPU_LEVELS "scalar avx2 avxvnni avx512 avx512vnni avx512bf16"
+#define CPU_LEVELS "scalar avx2 avxvnni avx512 avx512vnni avx512bf16 amx"
 #endif
 
 const sp_opt sp_cmd_options[] = {

@@ -229,7 +229,7 @@ static void quant_tiles(const cpu_input *in, const sp_dev_weight *w, float *out,
                                 .k = w->k,
                                 .add = add,
                                 .scale = w->scale};
-        in->c->kern.gemm_q[w->type](&g);
+        sp_kern_gemm_q(&in->c->kern, w->type, &g);
     }
 }
 

@@ -3,7 +3,8 @@
  * constant number of tokens, so that each pair becomes one loop over registers.
  *
  *   VR               rows of one vector: 4, 8 or 16
- *   MAX_T, TILES(T)  tokens of the largest register tile; T(1) .. T(MAX_T)
+ *   MAX_T, TILES(T)  tokens of the largest register tile; T(1) .. T(MAX_T). Without MAX_T only
+ *                    what lays rows out is here
  *   vi               4 codes of each row (u8)     vi_load, vi_bits(v, from, n, to), vi_or,
  *                                                 vi_of (the bytes of a vs), vi_level(v, level,
  *                                                 zero): level[v] + zero for v < 16, and
@@ -59,6 +60,13 @@ INLINE void va_unpair(va *a)
     (void)a;
 }
 #endif
+
+/* Types whose products are made here; TQ1_0 has TQ2_0's packed form. */
+#define TILE_TYPES(X)                                                                              \
+    X(SP_Q4_0) X(SP_Q4_1) X(SP_Q5_0) X(SP_Q5_1) X(SP_Q8_0) X(SP_Q2_K) X(SP_Q3_K) X(SP_Q4_K)        \
+    X(SP_Q5_K) X(SP_Q6_K) X(SP_IQ4_NL) X(SP_IQ4_XS) X(SP_MXFP4) X(SP_TQ2_0) X(SP_NVFP4)            \
+    X(SP_IQ1_S) X(SP_IQ1_M) X(SP_IQ2_XXS) X(SP_IQ2_XS) X(SP_IQ2_S) X(SP_IQ3_XXS)                   \
+    X(SP_IQ3_S)
 
 /* What codes stand for, where they are indices of levels. */
 INLINE vi tile_level(sp_type type, vi v)
@@ -268,6 +276,50 @@ INLINE void tile_scale(vf *d, vf *m, sp_type type, const uint8_t *s, size_t b, s
     }
 }
 
+/* Rows laid out: what T tokens after T tokens would unpack again. A block of R vectors of rows is
+ *   codes vi [8 quads][R]   as products see them
+ *   d, m  vf [halves][2][R]
+ */
+enum { LAID_BYTES = 1 << 19 /* on the stack; longer rows are not laid out */ };
+INLINE size_t laid_blk_bytes(const size_t n_half, const size_t R)
+{
+    return (8 + 2 * n_half) * R * sizeof(vi);
+}
+
+INLINE void tile_lay_out(uint8_t *to, const uint8_t *tile, size_t r0, size_t k, sp_type type,
+                         const size_t R)
+{
+    const size_t bits = sp_pack_bits(type), n_half = tile_halves(type),
+                 unit_bytes = sp_pack_unit_bytes(type);
+    for (size_t i = 0; i < k / 32; i++, to += laid_blk_bytes(n_half, R)) {
+        const size_t b = i % 8, n_blk = k / 32 - (i - b) < 8 ? k / 32 - (i - b) : 8;
+        const uint8_t *unit = tile + i / 8 * unit_bytes, *scale = unit + n_blk * 64 * bits;
+        UNROLL
+        for (size_t line = 0; line < (unit_bytes / 8 + 63) / 64; line++)
+            PREFETCH(unit + b * (unit_bytes / 8) + SP_AHEAD_BYTES + 64 * line);
+        UNROLL
+        for (size_t r = 0; r < R; r++) {
+            UNROLL
+            for (size_t v = 0; v < 4; v++) {
+                const bool is_near = tile_halves(type) == 2 || sp_grid_is(type);
+                size_t j[2] = {is_near ? 2 * v : v, is_near ? 2 * v + 1 : v + 4};
+                vi w[2];
+                tile_pair(w, j, type, unit + b * 64 * bits, scale, b, v, r0 + r * VR);
+                __builtin_memcpy(to + (j[0] * R + r) * sizeof(vi), &w[0], sizeof(vi));
+                __builtin_memcpy(to + (j[1] * R + r) * sizeof(vi), &w[1], sizeof(vi));
+            }
+            UNROLL
+            for (size_t h = 0; h < n_half; h++) {
+                vf d, m;
+                tile_scale(&d, &m, type, scale, b, h, r0 + r * VR);
+                __builtin_memcpy(to + ((8 + 2 * h) * R + r) * sizeof(vf), &d, sizeof d);
+                __builtin_memcpy(to + ((9 + 2 * h) * R + r) * sizeof(vf), &m, sizeof m);
+            }
+        }
+    }
+}
+
+#ifdef MAX_T
 /* Rows [r0, r0 + R * VR) of one tile by T tokens. n_out: rows that exist. */
 INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, size_t r0,
                       size_t n_out, size_t t0, sp_type type, const size_t T, const size_t R)
@@ -361,49 +413,6 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
         for (size_t t = 0; t < T; t++)
             vf_store(out + (t0 + t) * g->ld + r * VR,
                      g->scale ? vf_mul1(acc[r][t], *g->scale) : acc[r][t], n, g->add);
-    }
-}
-
-/* Rows laid out: what T tokens after T tokens would unpack again. A block of R vectors of rows is
- *   codes vi [8 quads][R]   as products see them
- *   d, m  vf [halves][2][R]
- */
-enum { LAID_BYTES = 1 << 19 /* on the stack; longer rows are not laid out */ };
-INLINE size_t laid_blk_bytes(const size_t n_half, const size_t R)
-{
-    return (8 + 2 * n_half) * R * sizeof(vi);
-}
-
-INLINE void tile_lay_out(uint8_t *to, const uint8_t *tile, size_t r0, size_t k, sp_type type,
-                         const size_t R)
-{
-    const size_t bits = sp_pack_bits(type), n_half = tile_halves(type),
-                 unit_bytes = sp_pack_unit_bytes(type);
-    for (size_t i = 0; i < k / 32; i++, to += laid_blk_bytes(n_half, R)) {
-        const size_t b = i % 8, n_blk = k / 32 - (i - b) < 8 ? k / 32 - (i - b) : 8;
-        const uint8_t *unit = tile + i / 8 * unit_bytes, *scale = unit + n_blk * 64 * bits;
-        UNROLL
-        for (size_t line = 0; line < (unit_bytes / 8 + 63) / 64; line++)
-            PREFETCH(unit + b * (unit_bytes / 8) + SP_AHEAD_BYTES + 64 * line);
-        UNROLL
-        for (size_t r = 0; r < R; r++) {
-            UNROLL
-            for (size_t v = 0; v < 4; v++) {
-                const bool is_near = tile_halves(type) == 2 || sp_grid_is(type);
-                size_t j[2] = {is_near ? 2 * v : v, is_near ? 2 * v + 1 : v + 4};
-                vi w[2];
-                tile_pair(w, j, type, unit + b * 64 * bits, scale, b, v, r0 + r * VR);
-                __builtin_memcpy(to + (j[0] * R + r) * sizeof(vi), &w[0], sizeof(vi));
-                __builtin_memcpy(to + (j[1] * R + r) * sizeof(vi), &w[1], sizeof(vi));
-            }
-            UNROLL
-            for (size_t h = 0; h < n_half; h++) {
-                vf d, m;
-                tile_scale(&d, &m, type, scale, b, h, r0 + r * VR);
-                __builtin_memcpy(to + ((8 + 2 * h) * R + r) * sizeof(vf), &d, sizeof d);
-                __builtin_memcpy(to + ((9 + 2 * h) * R + r) * sizeof(vf), &m, sizeof m);
-            }
-        }
     }
 }
 
@@ -614,53 +623,14 @@ INLINE void tile_many(const sp_gemm_args *g, sp_type type)
         else                                                                                       \
             tile_all(g, type);                                                                     \
     }
-TILE_GEMM(SP_Q4_0)
-TILE_GEMM(SP_Q4_1)
-TILE_GEMM(SP_Q5_0)
-TILE_GEMM(SP_Q5_1)
-TILE_GEMM(SP_Q8_0)
-TILE_GEMM(SP_Q2_K)
-TILE_GEMM(SP_Q3_K)
-TILE_GEMM(SP_Q4_K)
-TILE_GEMM(SP_Q5_K)
-TILE_GEMM(SP_Q6_K)
-TILE_GEMM(SP_IQ4_NL)
-TILE_GEMM(SP_IQ4_XS)
-TILE_GEMM(SP_MXFP4)
-TILE_GEMM(SP_TQ2_0)
-TILE_GEMM(SP_NVFP4)
-TILE_GEMM(SP_IQ1_S)
-TILE_GEMM(SP_IQ1_M)
-TILE_GEMM(SP_IQ2_XXS)
-TILE_GEMM(SP_IQ2_XS)
-TILE_GEMM(SP_IQ2_S)
-TILE_GEMM(SP_IQ3_XXS)
-TILE_GEMM(SP_IQ3_S)
+TILE_TYPES(TILE_GEMM)
 #undef TILE_GEMM
 
 static void tile_init(sp_kern *kern)
 {
-    kern->gemm_q[SP_Q4_0] = gemm_SP_Q4_0;
-    kern->gemm_q[SP_Q4_1] = gemm_SP_Q4_1;
-    kern->gemm_q[SP_Q5_0] = gemm_SP_Q5_0;
-    kern->gemm_q[SP_Q5_1] = gemm_SP_Q5_1;
-    kern->gemm_q[SP_Q8_0] = gemm_SP_Q8_0;
-    kern->gemm_q[SP_Q2_K] = gemm_SP_Q2_K;
-    kern->gemm_q[SP_Q3_K] = gemm_SP_Q3_K;
-    kern->gemm_q[SP_Q4_K] = gemm_SP_Q4_K;
-    kern->gemm_q[SP_Q5_K] = gemm_SP_Q5_K;
-    kern->gemm_q[SP_Q6_K] = gemm_SP_Q6_K;
-    kern->gemm_q[SP_IQ4_NL] = gemm_SP_IQ4_NL;
-    kern->gemm_q[SP_IQ4_XS] = gemm_SP_IQ4_XS;
-    kern->gemm_q[SP_MXFP4] = gemm_SP_MXFP4;
-    kern->gemm_q[SP_TQ2_0] = gemm_SP_TQ2_0;
-    kern->gemm_q[SP_NVFP4] = gemm_SP_NVFP4;
+#define TILE_SET(type) kern->gemm_q[type] = gemm_##type;
+    TILE_TYPES(TILE_SET)
+#undef TILE_SET
     kern->gemm_q[SP_TQ1_0] = gemm_SP_TQ2_0; /* one packed form */
-    kern->gemm_q[SP_IQ1_S] = gemm_SP_IQ1_S;
-    kern->gemm_q[SP_IQ1_M] = gemm_SP_IQ1_M;
-    kern->gemm_q[SP_IQ2_XXS] = gemm_SP_IQ2_XXS;
-    kern->gemm_q[SP_IQ2_XS] = gemm_SP_IQ2_XS;
-    kern->gemm_q[SP_IQ2_S] = gemm_SP_IQ2_S;
-    kern->gemm_q[SP_IQ3_XXS] = gemm_SP_IQ3_XXS;
-    kern->gemm_q[SP_IQ3_S] = gemm_SP_IQ3_S;
 }
+#endif

@@ -9,8 +9,9 @@ static const char *const level_name[SP_CPU_LEVELS] = {"scalar", "neon", "dotprod
 static const char level_names[] = "scalar, neon, dotprod, i8mm";
 #else
 static const char *const level_name[SP_CPU_LEVELS] = {"scalar", "avx2",       "avxvnni",
-                                                      "avx512", "avx512vnni", "avx512bf16"};
-static const char level_names[] = "scalar, avx2, avxvnni, avx512, avx512vnni, avx512bf16";
+                                                      "avx512", "avx512vnni", "avx512bf16",
+                                                      "amx"};
+static const char level_names[] = "scalar, avx2, avxvnni, avx512, avx512vnni, avx512bf16, amx";
 #endif
 
 static void (*const level_init[SP_CPU_LEVELS])(sp_kern *k) = {
@@ -21,6 +22,7 @@ static void (*const level_init[SP_CPU_LEVELS])(sp_kern *k) = {
     [SP_CPU_AVX512] = sp_kern_init_avx512,
     [SP_CPU_AVX512VNNI] = sp_kern_init_avx512vnni,
     [SP_CPU_AVX512BF16] = sp_kern_init_avx512bf16,
+    [SP_CPU_AMX] = sp_kern_init_amx,
 #elif defined(__aarch64__)
     [SP_CPU_NEON] = sp_kern_init_neon,
     [SP_CPU_DOTPROD] = sp_kern_init_dotprod,
@@ -30,10 +32,18 @@ static void (*const level_init[SP_CPU_LEVELS])(sp_kern *k) = {
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 static bool has_all(uint32_t reg, uint32_t bits)
 {
     return (reg & bits) == bits;
+}
+
+/* AMX-TILE and AMX-INT8, and a system that saves their registers. */
+static bool has_tiles(const sp_cpuid *r)
+{
+    return has_all(r->leaf7_d, 1u << 24 | 1u << 25) && (r->xcr0 >> 17 & 3) == 3;
 }
 
 uint32_t sp_cpu_levels_of(const sp_cpuid *r)
@@ -52,7 +62,10 @@ uint32_t sp_cpu_levels_of(const sp_cpuid *r)
     if (!(r->leaf7_c & 1u << 11))
         return has;
     has |= 1u << SP_CPU_AVX512VNNI;
-    return r->leaf7_1_a & 1u << 5 ? has | 1u << SP_CPU_AVX512BF16 : has;
+    if (!(r->leaf7_1_a & 1u << 5))
+        return has;
+    has |= 1u << SP_CPU_AVX512BF16;
+    return has_tiles(r) && r->may_tile ? has | 1u << SP_CPU_AMX : has;
 }
 
 static uint64_t read_xcr0(void)
@@ -73,9 +86,12 @@ static uint32_t levels_here(void)
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
         r.leaf7_b = b;
         r.leaf7_c = c;
+        r.leaf7_d = d;
         if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d))
             r.leaf7_1_a = a;
     }
+    enum { REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 }; /* Linux 5.16, asm/prctl.h */
+    r.may_tile = has_tiles(&r) && syscall(SYS_arch_prctl, REQ_XCOMP_PERM, XTILEDATA) == 0;
     return sp_cpu_levels_of(&r);
 }
 #elif defined(__aarch64__)

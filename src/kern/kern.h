@@ -53,6 +53,8 @@ typedef struct sp_gemm_args {
     const float *scale; /* what all sums are multiplied by; NULL: 1 */
 } sp_gemm_args;
 
+enum { SP_GEMM_TALL = 16, SP_GEMM_TALL_K = 1 << 14 };
+
 /* The same over plain rows w [n_row, k] of F32, F16 or BF16; x f32, or bf16 (narrow_bf16), rows
  * ld_x elements apart. */
 typedef struct sp_gemm_f_args {
@@ -184,8 +186,11 @@ struct sp_kern {
     void (*narrow_f16)(sp_f16 *out, const float *x, size_t k);
     /* x f32 [k] to the record of token t; q rounds x * (127 / max|x|) to nearest even. */
     void (*quant_act)(const sp_kern_acts *out, size_t t, const float *x, size_t k);
-    /* Over packed weights; NULL for F32, F16 and BF16. */
+    /* Over packed weights; NULL for F32, F16 and BF16. sp_kern_gemm_q chooses between both. */
     void (*gemm_q[SP_TYPE_COUNT])(const sp_gemm_args *g);
+    /* The same bits, faster, for SP_GEMM_TALL tokens or more and k up to SP_GEMM_TALL_K; NULL where
+     * a level has nothing of the kind. */
+    void (*gemm_tall[SP_TYPE_COUNT])(const sp_gemm_args *g);
     /* Over plain rows; NULL for packed types. */
     void (*gemm_f[SP_TYPE_COUNT])(const sp_gemm_f_args *g);
     /* x f32 [k] to bf16, to nearest even. Not NULL: gemm_f[SP_BF16] takes its x so. */
@@ -280,6 +285,12 @@ struct sp_kern {
     uint64_t (*read_all)(const void *p, size_t n_bytes);
 };
 
+static inline void sp_kern_gemm_q(const sp_kern *k, sp_type type, const sp_gemm_args *g)
+{
+    bool is_tall = k->gemm_tall[type] && g->n_tok >= SP_GEMM_TALL && g->k <= SP_GEMM_TALL_K;
+    (is_tall ? k->gemm_tall : k->gemm_q)[type](g);
+}
+
 typedef enum sp_cpu_level {
     SP_CPU_SCALAR,
 #if defined(__aarch64__)
@@ -292,17 +303,20 @@ typedef enum sp_cpu_level {
     SP_CPU_AVX512, /* F, BW, DQ, VL */
     SP_CPU_AVX512VNNI,
     SP_CPU_AVX512BF16, /* and VNNI */
+    SP_CPU_AMX,        /* products of 8 bits; and BF16 */
 #endif
     SP_CPU_LEVELS
 } sp_cpu_level;
 
-/* Best level of this CPU and operating system (cpuid and xgetbv). */
+/* Best level of this CPU and operating system (cpuid and xgetbv; AMX: the system is asked for its
+ * registers). */
 sp_cpu_level sp_cpu_detect(void);
 #if defined(__x86_64__)
 /* What cpuid (by leaf and register) and xgetbv say of a CPU and its operating system. */
 typedef struct sp_cpuid {
-    uint32_t leaf1_c, leaf7_b, leaf7_c, leaf7_1_a;
+    uint32_t leaf1_c, leaf7_b, leaf7_c, leaf7_d, leaf7_1_a;
     uint64_t xcr0;
+    bool may_tile; /* the system lets this process use tile registers */
 } sp_cpuid;
 /* The levels such a CPU has, a bit each. */
 uint32_t sp_cpu_levels_of(const sp_cpuid *r);
@@ -331,6 +345,7 @@ void sp_kern_init_avxvnni(sp_kern *k);
 void sp_kern_init_avx512(sp_kern *k);
 void sp_kern_init_avx512vnni(sp_kern *k);
 void sp_kern_init_avx512bf16(sp_kern *k);
+void sp_kern_init_amx(sp_kern *k);
 void sp_attn_avx2_init(sp_kern *k);
 void sp_attn_avxvnni_init(sp_kern *k);
 void sp_attn_vnni_init(sp_kern *k);

@@ -28,7 +28,7 @@ BIN = pathlib.Path(os.environ.get("SPARING_BIN", ROOT / "build/release/sparing")
 GOLDEN = ROOT / "test/golden/data"
 MODEL = ROOT / "models/SmolLM2-135M-Instruct.Q4_1.gguf"
 OWN_LEVEL = re.search(r"\((\w+);", subprocess.run([BIN, "--version"], capture_output=True, text=True, check=True).stdout).group(1)
-LEVELS = ["scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16"]
+LEVELS = ["scalar", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx"]
 LEVELS = LEVELS[:LEVELS.index(OWN_LEVEL) + 1]  # --cpu-mask with one above the CPU's own changes nothing
 
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="sparing-state-")  # of servers that are told of no --history

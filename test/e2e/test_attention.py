@@ -62,7 +62,7 @@ def test_epsilon_is_checked(server):
     assert run("serve", "--port", "0", "--epsilon-default", "2", check=False).returncode == 2
 
 
-EIGHT_BIT = ("avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16")
+EIGHT_BIT = ("avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx")
 
 
 def test_the_receipt_says_what_was_left_out(make_server, ids):

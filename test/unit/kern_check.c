@@ -32,6 +32,7 @@ static uint16_t bf16_up(float x)
 static sp_kern ref, now;
 #if defined(__x86_64__)
 void sp_kern_init_imitated(sp_kern *k); /* src/kern/x86/avxvnni.c: see test/CMakeLists.txt */
+void sp_kern_init_tiles_imitated(sp_kern *k); /* src/kern/x86/amx.c, likewise */
 #endif
 static sp_kern same; /* attention over quantised pages must have its bits; isa NULL: there is none */
 void check_levels(void **state); /* kern_levels.c */
@@ -175,7 +176,7 @@ static double magnitude(const void *tile, sp_type type, size_t k, size_t r, cons
 
 static void check_gemm_type(uint64_t *s, sp_type type, size_t k)
 {
-    static const size_t rows[] = {1, 3, 16, 21, 32, 37}, toks[] = {1, 2, 3, 5, 13, 27};
+    static const size_t rows[] = {1, 3, 16, 21, 32, 37}, toks[] = {1, 2, 16, 5, 13, 27};
     size_t nr = 37, nt = 27, ld = 41, row_bytes = sp_type_row_bytes(type, k), tile_bytes = sp_pack_tile_bytes(type, k);
     uint8_t *raw = buf(nr * row_bytes), *w = buf(3 * tile_bytes);
     void *scratch = buf(sp_pack_scratch(k));
@@ -200,7 +201,7 @@ static void check_gemm_type(uint64_t *s, sp_type type, size_t k)
         sp_gemm_args g = {o1, ld, w, &x1, rows[i], toks[i], k, false, NULL};
         ref.gemm_q[type](&g);
         g.out = o2;
-        now.gemm_q[type](&g);
+        sp_kern_gemm_q(&now, type, &g);
         for (size_t j = 0; j < nt * ld; j++) {
             size_t r = j % ld, t = j / ld;
             if (r >= rows[i] || t >= toks[i]) {
@@ -212,19 +213,26 @@ static void check_gemm_type(uint64_t *s, sp_type type, size_t k)
             const sp_kern_acts xt = {x1.mem + t * x1.stride, x1.stride};
             float lone[16];
             const sp_gemm_args alone = {lone, 16, w + r / 16 * tile_bytes, &xt, r % 16 + 1, 1, k, false, NULL};
-            now.gemm_q[type](&alone);
+            sp_kern_gemm_q(&now, type, &alone);
             assert_memory_equal(&lone[r % 16], &o2[j], 4);
         }
-        /* add: the same sum on top of what is there */
+        /* add: each sum once on top of what is there */
+        memcpy(o1, o2, nt * ld * 4);
+        g.add = true;
+        sp_kern_gemm_q(&now, type, &g);
+        for (size_t t = 0; t < toks[i]; t++)
+            near(o2[t * ld], 2 * o1[t * ld], 2 * magnitude(w, type, k, 0, &x1, t), TOL_GEMM);
+        memcpy(o2, o1, nt * ld * 4);
+        /* the same on top of another number */
         one = 2.5f;
         float o = 2.5f;
         const sp_gemm_args add = {&o, ld, w, &x1, 1, 1, k, true, NULL};
-        now.gemm_q[type](&add);
+        sp_kern_gemm_q(&now, type, &add);
         near(o, one + o2[0], 2.5 + magnitude(w, type, k, 0, &x1, 0), TOL_GEMM);
         /* a factor: the sum times it */
         const float by = 0.3f, want = o2[0] * by;
         const sp_gemm_args times = {&o, ld, w, &x1, 1, 1, k, false, &by};
-        now.gemm_q[type](&times);
+        sp_kern_gemm_q(&now, type, &times);
         assert_memory_equal(&o, &want, sizeof o);
         ref.gemm_q[type](&times);
         near(o, want, magnitude(w, type, k, 0, &x1, 0), TOL_GEMM);
@@ -962,7 +970,7 @@ typedef struct kern_bench {
 static void bench_gemm(kern_bench *b)
 {
     if (sp_pack_is(b->type))
-        now.gemm_q[b->type](&b->q);
+        sp_kern_gemm_q(&now, b->type, &b->q);
     else
         now.gemm_f[b->type](&b->f);
 }
@@ -1093,24 +1101,28 @@ static void bench_level(void)
 }
 
 /* Level `level` into `now`; false where this CPU lacks it. SP_CPU_LEVELS: AVX-VNNI with its
- * instruction imitated, of which everything must be as AVX-VNNI has it. */
+ * instruction imitated, of which everything must be as AVX-VNNI has it; one more: AMX over that. */
 static bool take_level(int level)
 {
     same = (sp_kern){0};
 #if defined(__x86_64__)
-    if (level == SP_CPU_LEVELS) {
+    if (level >= SP_CPU_LEVELS) {
         sp_kern_init(&now, SP_CPU_AVX2);
         if (strcmp(now.isa, "avx2") != 0)
             return false;
         same = now;
         sp_kern_init_imitated(&now);
         now.isa = "avxvnni, imitated";
+        if (level > SP_CPU_LEVELS) {
+            sp_kern_init_tiles_imitated(&now);
+            now.isa = "amx, imitated";
+        }
         return true;
     }
     if (level == SP_CPU_AVXVNNI)
         sp_kern_init(&same, SP_CPU_AVX2);
 #endif
-    if (level == SP_CPU_LEVELS)
+    if (level >= SP_CPU_LEVELS)
         return false;
     sp_kern_init(&now, (sp_cpu_level)level);
     return strcmp(now.isa, sp_cpu_level_name((sp_cpu_level)level)) == 0;
@@ -1128,7 +1140,7 @@ int main(int argc, char **argv)
                                        cmocka_unit_test(check_join), cmocka_unit_test(check_levels)};
     int failed = 0;
     sp_kern_init_ref(&ref);
-    for (int level = SP_CPU_SCALAR; level <= SP_CPU_LEVELS; level++) {
+    for (int level = SP_CPU_SCALAR; level <= SP_CPU_LEVELS + 1; level++) {
         if (!take_level(level))
             continue;
         if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
