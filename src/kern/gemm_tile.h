@@ -422,6 +422,7 @@ INLINE void laid_rows(const sp_gemm_args *g, float *out, const uint8_t *laid, si
                       const size_t T, const size_t R)
 {
     const size_t stride = g->x->stride;
+    (void)bits; /* VA_FULL may be the same for all */
     vf acc[MAX_R][LAID_T];
     UNROLL
     for (size_t r = 0; r < R; r++)
