@@ -552,11 +552,17 @@ INLINE void laid_all(const sp_gemm_args *g, float *out, const uint8_t *laid, siz
         (is_half ? laid_bits4_half : laid_bits4)(g, out, laid, n_out);
 }
 
-/* Tiles of types with a grid have few sizes, because each size of each type takes the compiler
- * seconds. */
+/* Types that most files have. Their tiles have all sizes; those of the others have a few, because
+ * each size of each type takes the compiler seconds. */
+INLINE bool tile_usual(sp_type type)
+{
+    return type == SP_Q4_0 || type == SP_Q4_1 || type == SP_Q8_0 || type == SP_Q4_K ||
+           type == SP_Q5_K || type == SP_Q6_K || type == SP_MXFP4;
+}
+
 INLINE bool tile_is(sp_type type, size_t n)
 {
-    return !sp_grid_is(type) || n == 1 || n == 2 || n == 4 || n == 8 || n == 12;
+    return tile_usual(type) || n == 1 || n == 2 || n == 4 || n == 8 || n == 12;
 }
 
 /* Tokens of the next tile: as few tiles as there can be, all of about the same size, since weights
@@ -564,7 +570,7 @@ INLINE bool tile_is(sp_type type, size_t n)
 INLINE size_t tile_next(sp_type type, size_t left)
 {
     size_t n_tile = (left + MAX_T - 1) / MAX_T, n = (left + n_tile - 1) / n_tile;
-    if (sp_grid_is(type) && left >= MAX_T)
+    if (!tile_usual(type) && left >= MAX_T)
         n = MAX_T;
     while (!tile_is(type, n))
         n--;
@@ -574,11 +580,11 @@ INLINE size_t tile_next(sp_type type, size_t left)
 INLINE void tile_all(const sp_gemm_args *g, sp_type type)
 {
     const size_t tile_bytes = sp_pack_tile_bytes(type, g->k),
-                 rows = g->n_tok == 1 ? SP_TILE_ROWS : VR;
+                 rows = MAX_R > 1 && g->n_tok == 1 ? SP_TILE_ROWS : VR;
     for (size_t i = 0; i < g->n_row; i += rows) {
         const uint8_t *tile = (const uint8_t *)g->w + i / SP_TILE_ROWS * tile_bytes;
         size_t left = g->n_row - i, n_out = left < rows ? left : rows;
-        if (g->n_tok == 1) {
+        if (MAX_R > 1 && g->n_tok == 1) {
             tile_rows(g, g->out + i, tile, 0, n_out, 0, type, 1, MAX_R);
             continue;
         }
