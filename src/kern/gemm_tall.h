@@ -31,20 +31,16 @@ INLINE void tall_rows(const sp_gemm_args *g, float *out, const uint8_t *laid, si
                m = vf_load((const float *)(const void *)(laid + (9 + 2 * h) * sizeof(vf)));
             mx_dot(dot, (const int8_t *)x + 16 * h, stride, laid + 4 * h * sizeof(vi), 8 / n_half);
             UNROLL
-            for (size_t t = 0; t < TALL_T; t++) {
-                const sp_act_blk *a = (const void *)(x + t * stride);
-                vs sum = vs_load((const uint8_t *)dot[t]);
-                acc[t] = vf_fmav1(vf_cvt(sum), d, a->d, acc[t]);
-                acc[t] = vf_fma1(m, n_half == 1 ? a->sum32 : a->sum16[h], acc[t]);
-            }
+            for (size_t t = 0; t < TALL_T; t++)
+                acc[t] = tile_scaled(acc[t], vs_load((const uint8_t *)dot[t]), d, m,
+                                     (const void *)(x + t * stride), h, n_half, SP_SIGN_NONE);
         }
         laid += laid_blk_bytes(n_half, 1);
     }
     UNROLL
     for (size_t t = 0; t < TALL_T; t++)
         if (t0 + t >= from)
-            vf_store(out + (t0 + t) * g->ld, g->scale ? vf_mul1(acc[t], *g->scale) : acc[t], n_out,
-                     g->add);
+            tile_put(g, out + (t0 + t) * g->ld, acc[t], n_out);
 }
 
 /* All tokens: the last ones with some before them. */

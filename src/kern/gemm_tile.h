@@ -319,6 +319,21 @@ INLINE void tile_lay_out(uint8_t *to, const uint8_t *tile, size_t r0, size_t k, 
     }
 }
 
+/* Adds the products of half h of a block (or of all of it) with what a holds, to a sum. d, m: its
+ * scale and minimum. */
+INLINE vf tile_scaled(vf acc, vs dot, vf d, vf m, const sp_act_blk *a, size_t h,
+                      const size_t n_half, const int sign)
+{
+    acc = vf_fmav1(vf_cvt(dot), d, a->d, acc);
+    return sign && Q8_ZERO == 0 ? acc : vf_fma1(m, n_half == 1 ? a->sum32 : a->sum16[h], acc);
+}
+
+/* Sums of n rows that exist, to where they belong. */
+INLINE void tile_put(const sp_gemm_args *g, float *out, vf acc, size_t n)
+{
+    vf_store(out, g->scale ? vf_mul1(acc, *g->scale) : acc, n, g->add);
+}
+
 #ifdef MAX_T
 /* Rows [r0, r0 + R * VR) of one tile by T tokens. n_out: rows that exist. */
 INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, size_t r0,
@@ -393,12 +408,8 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
                 vf d, m;
                 tile_scale(&d, &m, type, scale, b, h, r0 + r * VR);
                 UNROLL
-                for (size_t t = 0; t < T; t++) {
-                    const float *sum = n_half == 1 ? &ACT(t)->sum32 : &ACT(t)->sum16[h];
-                    acc[r][t] = vf_fmav1(vf_cvt(dot[r][t]), d, ACT(t)->d, acc[r][t]);
-                    if (!sign || Q8_ZERO != 0)
-                        acc[r][t] = vf_fma1(m, *sum, acc[r][t]);
-                }
+                for (size_t t = 0; t < T; t++)
+                    acc[r][t] = tile_scaled(acc[r][t], dot[r][t], d, m, ACT(t), h, n_half, sign);
             }
         }
         UNROLL
@@ -411,8 +422,7 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
         size_t left = n_out > r * VR ? n_out - r * VR : 0, n = left < VR ? left : VR;
         UNROLL
         for (size_t t = 0; t < T; t++)
-            vf_store(out + (t0 + t) * g->ld + r * VR,
-                     g->scale ? vf_mul1(acc[r][t], *g->scale) : acc[r][t], n, g->add);
+            tile_put(g, out + (t0 + t) * g->ld + r * VR, acc[r][t], n);
     }
 }
 
@@ -486,12 +496,8 @@ INLINE void laid_rows(const sp_gemm_args *g, float *out, const uint8_t *laid, si
                 __builtin_memcpy(&d, laid + ((8 + 2 * h) * R + r) * sizeof(vf), sizeof d);
                 __builtin_memcpy(&m, laid + ((9 + 2 * h) * R + r) * sizeof(vf), sizeof m);
                 UNROLL
-                for (size_t t = 0; t < T; t++) {
-                    const float *sum = n_half == 1 ? &ACT(t)->sum32 : &ACT(t)->sum16[h];
-                    acc[r][t] = vf_fmav1(vf_cvt(dot[r][t]), d, ACT(t)->d, acc[r][t]);
-                    if (!sign || Q8_ZERO != 0)
-                        acc[r][t] = vf_fma1(m, *sum, acc[r][t]);
-                }
+                for (size_t t = 0; t < T; t++)
+                    acc[r][t] = tile_scaled(acc[r][t], dot[r][t], d, m, ACT(t), h, n_half, sign);
             }
         }
         UNROLL
@@ -504,8 +510,7 @@ INLINE void laid_rows(const sp_gemm_args *g, float *out, const uint8_t *laid, si
         size_t left = n_out > r * VR ? n_out - r * VR : 0, n = left < VR ? left : VR;
         UNROLL
         for (size_t t = 0; t < T; t++)
-            vf_store(out + (t0 + t) * g->ld + r * VR,
-                     g->scale ? vf_mul1(acc[r][t], *g->scale) : acc[r][t], n, g->add);
+            tile_put(g, out + (t0 + t) * g->ld + r * VR, acc[r][t], n);
     }
 }
 

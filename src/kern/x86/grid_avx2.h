@@ -142,16 +142,14 @@ INLINE void grid_tile(const sp_gemm_args *g, float *out, const uint8_t *tile, si
                     hi = vs_add(hi, dot[2 * r + 1]);
                 }
                 tile_scale(&d, &m, type, scale, b, h, VR * r);
-                acc[r] = vf_fmav1(vf_cvt(_mm256_hadd_epi32(lo, hi)), d, x->d, acc[r]);
-                if (is_iq1)
-                    acc[r] = vf_fma1(m, n_half == 2 ? x->sum16[h] : x->sum32, acc[r]);
+                acc[r] = tile_scaled(acc[r], _mm256_hadd_epi32(lo, hi), d, m, x, h, n_half,
+                                     sp_pack_sign(type));
             }
         }
     }
     for (size_t r = 0; r < 2 && VR * r < n_out; r++) {
         size_t left = n_out - VR * r;
-        vf_store(out + VR * r, g->scale ? vf_mul1(acc[r], *g->scale) : acc[r],
-                 left < VR ? left : VR, g->add);
+        tile_put(g, out + VR * r, acc[r], left < VR ? left : VR);
     }
 }
 
