@@ -113,7 +113,7 @@ MUTATIONS = [
      ["test_families.py -k fam-gemma4-avx2"]),
     ("keys do not stand for values that are absent", "src/model/forward.c", "if (!al->is_shared && !l->qkv[2].data)", "if (0)",
      ["test_families.py -k gemma4-moe-avx2"]),
-    ("the router takes what the experts take", "src/model/beside.c", ".router_norm = l->router_norm,", ".router_norm = NULL,",
+    ("the router takes what the experts take", "src/model/beside.c", "e.router_norm = l->router_norm;", "e.router_norm = NULL;",
      ["test_families.py -k gemma4-moe-avx2"]),
     ("the router's products are not scaled", "src/model/beside.c", "1 / sqrtf((float)a->n_embd)", "1", ["test_families.py -k gemma4-moe-avx2"]),
     ("every expert has the first one's scale", "src/dev/cpu_experts.c", "j->a->weight_scale[j->pick[t * r->n_used + i]]", "j->a->weight_scale[0]",

@@ -37,27 +37,12 @@ sp_err sp_forward_beside(const sp_model *m, sp_model_work *w, size_t i, size_t n
                                 .n_w = 1,
                                 .n_row = n_tok,
                                 .stage = SP_STAGE_DOWN};
-    const sp_dev_experts e = {.out = w->z,
-                              .x = w->x,
-                              .norm = l->beside_norm[1],
-                              .eps = a->norm_eps,
-                              .n_row = n_tok,
-                              .n_ff = a->n_ff_expert,
-                              .route = a->route,
-                              .router = &l->router,
-                              .router_bias = l->router_bias,
-                              .router_norm = l->router_norm,
-                              .router_scale = 1 / sqrtf((float)a->n_embd),
-                              .weight_scale = l->expert_scale,
-                              .pick_bias = l->pick_bias,
-                              .glu = l->expert_pair.data ? &l->expert_pair : l->expert_glu,
-                              .is_pair = l->expert_pair.data,
-                              .glu_bias = (const float *const *)l->expert_glu_bias,
-                              .act = a->act,
-                              .down = &l->expert_down,
-                              .down_bias = l->expert_down_bias,
-                              .shelf = m->shelf,
-                              .shelf_first = i * a->route.n_expert};
+    sp_dev_experts e = sp_forward_experts_of(m, w, i, n_tok);
+    e.out = w->z;
+    e.norm = l->beside_norm[1];
+    e.router_norm = l->router_norm;
+    e.router_scale = 1 / sqrtf((float)a->n_embd);
+    e.weight_scale = l->expert_scale;
     SP_TRY(ops->matmul(m->dev, &glu));
     SP_TRY(ops->matmul(m->dev, &down));
     SP_TRY(norm_rows(m, w->y, l->beside_norm[0], n_tok));

@@ -26,31 +26,39 @@ sp_err sp_forward_dense(const sp_model *m, sp_model_work *w, size_t i, size_t n_
     return sp_forward_add(m, w, &down, l->ffn_post_norm, l->ffn_sum_norm);
 }
 
+sp_dev_experts sp_forward_experts_of(const sp_model *m, const sp_model_work *w, size_t i,
+                                     size_t n_tok)
+{
+    const sp_arch *a = &m->arch;
+    const sp_layer *l = &m->layer[i];
+    return (sp_dev_experts){.x = w->x,
+                            .eps = a->norm_eps,
+                            .n_row = n_tok,
+                            .n_ff = a->n_ff_expert,
+                            .route = a->route,
+                            .router = &l->router,
+                            .router_bias = l->router_bias,
+                            .pick_bias = l->pick_bias,
+                            .glu = l->expert_pair.data ? &l->expert_pair : l->expert_glu,
+                            .is_pair = l->expert_pair.data,
+                            .glu_bias = (const float *const *)l->expert_glu_bias,
+                            .act = a->act,
+                            .down = &l->expert_down,
+                            .down_bias = l->expert_down_bias,
+                            .shelf = m->shelf,
+                            .shelf_first = i * a->route.n_expert};
+}
+
 sp_err sp_forward_experts(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok)
 {
     const sp_arch *a = &m->arch;
     const sp_layer *l = &m->layer[i];
     const sp_dev_ops *ops = m->dev->ops;
     bool plain = a->plain_experts;
-    const sp_dev_experts e = {.out = w->y,
-                              .x = w->x,
-                              .norm = l->ffn_norm,
-                              .eps = a->norm_eps,
-                              .n_row = n_tok,
-                              .n_ff = a->n_ff_expert,
-                              .route = a->route,
-                              .router = &l->router,
-                              .router_bias = l->router_bias,
-                              .pick_bias = l->pick_bias,
-                              .glu = l->expert_pair.data ? &l->expert_pair : l->expert_glu,
-                              .is_pair = l->expert_pair.data,
-                              .is_plain = plain,
-                              .glu_bias = (const float *const *)l->expert_glu_bias,
-                              .act = a->act,
-                              .down = &l->expert_down,
-                              .down_bias = l->expert_down_bias,
-                              .shelf = m->shelf,
-                              .shelf_first = i * a->route.n_expert};
+    sp_dev_experts e = sp_forward_experts_of(m, w, i, n_tok);
+    e.out = w->y;
+    e.norm = l->ffn_norm;
+    e.is_plain = plain;
     const sp_dev_matmul glu = {.out = (float *const[]){w->gate, w->up} + plain,
                                .x = w->x,
                                .norm = l->ffn_norm,

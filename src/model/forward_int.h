@@ -75,6 +75,9 @@ SP_MUST sp_err sp_forward_attend(const sp_model *m, sp_model_work *w, const sp_k
                                  size_t i, const sp_model_span *of, size_t n_span);
 /* down(act(gate) * up), or, without a gate, down(act(up)), from the stream into the stream. */
 SP_MUST sp_err sp_forward_dense(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok);
+/* The experts of layer i over the stream; out, norm and scales of the router are the caller's. */
+sp_dev_experts sp_forward_experts_of(const sp_model *m, const sp_model_work *w, size_t i,
+                                     size_t n_tok);
 /* The stream's experts, and what all tokens take beside them; likewise. */
 SP_MUST sp_err sp_forward_experts(const sp_model *m, sp_model_work *w, size_t i, size_t n_tok);
 /* A layer's dense part and its experts, each with its norms, from the stream into the stream. */
