@@ -71,11 +71,6 @@ static bool judge(sp_control *c, size_t least)
     return q->is_unsure;
 }
 
-static bool is_blank(char b)
-{
-    return b == ' ' || b == '\t' || b == '\r' || b == '\n';
-}
-
 static bool is_word(char b)
 {
     return (b >= 'a' && b <= 'z') || (b >= 'A' && b <= 'Z') || (b >= '0' && b <= '9') ||
@@ -94,7 +89,7 @@ static bool read_token(sp_doubt *q, const sp_control_now *now)
 {
     const sp_buf *text = &now->held->text;
     bool ended = false, broke = false;
-    if (q->seen < text->len && q->is_ending && is_blank(text->p[q->seen])) {
+    if (q->seen < text->len && q->is_ending && sp_prose_blank(text->p[q->seen])) {
         ended = q->has_words;
         begin_sentence(q, q->seen, now->n_out - 1);
     }

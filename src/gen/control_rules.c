@@ -96,21 +96,6 @@ void sp_rules_free(sp_rules *r)
     sp_mem_free(r);
 }
 
-static bool is_blank(char c)
-{
-    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
-}
-
-static bool is_letter(char c)
-{
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (unsigned char)c >= 0x80;
-}
-
-static bool is_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
-
 /* FNV-1a */
 static const uint64_t HASH = 0xcbf29ce484222325u;
 
@@ -148,10 +133,10 @@ static bool spell(sp_rules *r, const char *p, size_t n)
     size_t i = 0, n_word = 0, n_letter = 0;
     sp_buf_clear(&r->now);
     sp_buf_putc(&r->now, '\n');
-    while (i < n && !is_letter(p[i])) /* blanks, "- ", "12. " */
+    while (i < n && !sp_prose_letter(p[i])) /* blanks, "- ", "12. " */
         i++;
     for (bool in_word = false; i < n; i++) {
-        bool is_part = is_letter(p[i]) || is_digit(p[i]);
+        bool is_part = sp_prose_letter(p[i]) || sp_prose_digit(p[i]);
         if (is_part && !in_word && n_word)
             sp_buf_putc(&r->now, ' ');
         n_word += is_part && !in_word;
@@ -270,7 +255,7 @@ static sp_err end_sentence(sp_control *c, const sp_control_now *now, sp_verdict 
 
 static bool is_only_blank(const char *p, size_t from, size_t to)
 {
-    while (from < to && is_blank(p[from]))
+    while (from < to && sp_prose_blank(p[from]))
         from++;
     return from == to;
 }
@@ -309,7 +294,7 @@ static void end_line(sp_control *c, const sp_control_now *now, sp_verdict *v, si
         judge_comment(r, now, v, from, end);
     } else {
         size_t code = from + at;
-        while (code > from && is_blank(p[code - 1]))
+        while (code > from && sp_prose_blank(p[code - 1]))
             code--;
         if (sp_comment_restates(p + from + body, end - from - body, p + from, code - from)) {
             r->did.comments++;
@@ -337,11 +322,11 @@ static sp_err read_byte(sp_control *c, const sp_control_now *now, sp_verdict *v)
     bool was_code = r->prose.in_fence && !r->prose.is_info;
     if (b == '\n' && was_code && has(r, SP_PRUNE_COMMENTS))
         end_line(c, now, v, r->seen);
-    if (b == '\n' || (r->is_ending && is_blank(b)))
+    if (b == '\n' || (r->is_ending && sp_prose_blank(b)))
         SP_TRY(end_sentence(c, now, v, r->seen));
     sp_prose_step(&r->prose, b);
     r->is_plain = r->is_plain && !sp_prose_is_protected(&r->prose);
-    r->has_words = r->has_words || is_letter(b);
+    r->has_words = r->has_words || sp_prose_letter(b);
     r->is_ending = r->is_plain && sp_prose_may_end(now->held->text.p, r->begin, r->seen);
     r->seen++;
     if (b == '\n' && r->prose.in_fence && was_code)
@@ -378,11 +363,11 @@ static void hold(sp_rules *r, const sp_control_now *now, sp_verdict *v)
 static uint64_t number_of(const char *p, const char *end)
 {
     uint64_t h = HASH;
-    while (end > p && !is_digit(end[-1]))
+    while (end > p && !sp_prose_digit(end[-1]))
         end--;
     const char *from = end;
-    while (from > p && (is_digit(from[-1]) || ((from[-1] == '.' || from[-1] == ',') &&
-                                               from - 1 > p && is_digit(from[-2]))))
+    while (from > p && (sp_prose_digit(from[-1]) || ((from[-1] == '.' || from[-1] == ',') &&
+                                               from - 1 > p && sp_prose_digit(from[-2]))))
         from--;
     for (const char *q = from; q < end; q++)
         h = *q == ',' ? h : sp_rules_hash(h, *q);
@@ -400,7 +385,7 @@ static uint64_t words_of(const char *p)
     if (!n)
         return 0;
     for (; *p && n; p++)
-        if (is_letter(*p)) {
+        if (sp_prose_letter(*p)) {
             h = sp_rules_hash(h, *p >= 'A' && *p <= 'Z' ? (char)(*p + 32) : *p);
             n--;
         }
@@ -447,8 +432,8 @@ static sp_err read_thought(sp_control *c, const sp_control_now *now)
     for (size_t i = 0; i < text.len && piece.n; i++) {
         char b = text.p[i];
         r->is_line_end = r->is_line_end || (b == '\n' && r->line_says);
-        r->line_says = b != '\n' && (r->line_says || is_letter(b) || is_digit(b));
-        bool ends = b == '\n' || (is_blank(b) && r->thought.len &&
+        r->line_says = b != '\n' && (r->line_says || sp_prose_letter(b) || sp_prose_digit(b));
+        bool ends = b == '\n' || (sp_prose_blank(b) && r->thought.len &&
                                   strchr(".!?", r->thought.p[r->thought.len - 1]));
         if (!ends && r->thought.len < THOUGHT)
             sp_buf_putc(&r->thought, b);

@@ -34,7 +34,7 @@ static void add_info(sp_prose *p, char c)
 
 void sp_prose_step(sp_prose *p, char c)
 {
-    bool is_blank = c == ' ' || c == '\t' || c == '\r' || c == '\n';
+    bool is_blank = sp_prose_blank(c);
     if (!p->has_begun) {
         begin_line(p);
         p->has_begun = !is_blank;
@@ -72,27 +72,12 @@ bool sp_prose_is_protected(const sp_prose *p)
            p->n_mark;
 }
 
-static bool is_letter(char c)
-{
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (unsigned char)c >= 0x80;
-}
-
-static bool is_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
-
-static bool is_blank(char c)
-{
-    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
-}
-
 bool sp_prose_may_end(const char *p, size_t begin, size_t i)
 {
     size_t k = i;
     if (p[i] != '.')
         return p[i] == '!' || p[i] == '?';
-    while (k > begin && (is_letter(p[k - 1]) || is_digit(p[k - 1]) || p[k - 1] == '.'))
+    while (k > begin && (sp_prose_letter(p[k - 1]) || sp_prose_digit(p[k - 1]) || p[k - 1] == '.'))
         k--;
     size_t n = i - k;
     static const char *const shorts[] = {"e.g", "i.e", "etc", "vs", "cf", "approx", "prof"};
@@ -102,8 +87,8 @@ bool sp_prose_may_end(const char *p, size_t begin, size_t i)
     bool is_name = n && n <= 3 && p[k] >= 'A' && p[k] <= 'Z' && (n == 1 || p[k + 1] >= 'a'),
          is_number = n > 0;
     for (size_t d = k; d < i; d++)
-        is_number = is_number && is_digit(p[d]);
-    while (k > begin && is_blank(p[k - 1]))
+        is_number = is_number && sp_prose_digit(p[d]);
+    while (k > begin && sp_prose_blank(p[k - 1]))
         k--;
     return !is_name && !(is_number && k == begin);
 }

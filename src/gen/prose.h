@@ -21,6 +21,20 @@ typedef struct sp_prose {
     bool at_mark;  /* only blanks and ` so far */
 } sp_prose;
 
+/* Kinds of bytes; every byte of a character beyond ASCII is a letter's. */
+static inline bool sp_prose_blank(char c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+static inline bool sp_prose_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+static inline bool sp_prose_letter(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (unsigned char)c >= 0x80;
+}
+
 /* The next byte of the text. Zeroed is the beginning. */
 void sp_prose_step(sp_prose *p, char c);
 /* Is what comes now to be left alone? */

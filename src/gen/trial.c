@@ -2,6 +2,7 @@
 
 #include "base/mem.h"
 #include "gen/control_int.h"
+#include "gen/prose.h"
 
 #include <math.h>
 #include <string.h>
@@ -109,7 +110,7 @@ sp_err sp_trial_span(sp_trial *x, sp_kv_pool *pool, sp_model_span *out)
 
 static bool says_something(char c)
 {
-    return (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') || (c & 0x80);
+    return sp_prose_letter(c) || sp_prose_digit(c);
 }
 
 /* What the text comes to; 0: nothing. */
