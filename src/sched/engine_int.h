@@ -126,7 +126,6 @@ struct sp_engine {
     sp_model_work *work;
     sp_model_span *span;
     sp_dev_best *best;               /* [max_run], by span: what its logits are told by */
-    size_t i_row;                    /* the row of logits that is being taken */
     sp_job **span_job;
     sp_guess *guess;                 /* [max_run], by span */
     sp_draft_run *draft_run;         /* [max_run] */
@@ -207,8 +206,8 @@ void sp_engine_restart(sp_engine *e);
 size_t sp_engine_guess(sp_engine *e, size_t n);
 
 /* trial.c. Behind the spans of a step, and in the same arrays, stand those of trial answers. */
-/* Before a step is planned: sequences of trials begin where their texts stand. */
-void sp_engine_begin_trials(sp_engine *e);
+/* Before a step is planned: sequences of trials begin where their texts stand. Are there any? */
+bool sp_engine_begin_trials(sp_engine *e);
 /* Gives free places of a step of n_span spans to trials; those for which there is none are given
  * up. Returns their spans, each of one token. */
 size_t sp_engine_try(sp_engine *e, size_t n_span);
@@ -216,6 +215,13 @@ size_t sp_engine_try(sp_engine *e, size_t n_span);
 void sp_engine_take_trials(sp_engine *e, size_t n_span, size_t n_try, const float *logits);
 
 /* step.c */
+/* What a step of the first n_span spans is before it is computed. */
+typedef struct sp_step_size {
+    size_t n_tok;
+    double cost; /* tokens, and what they see in tokens */
+    double seen; /* as sp_cost_seen */
+} sp_step_size;
+sp_step_size sp_engine_size_of(const sp_engine *e, size_t n_span);
 void sp_engine_step(sp_engine *e);
 /* Before and after what computes: the cores are this engine's until it leaves, or others have used
  * less of them. */

@@ -334,16 +334,9 @@ static bool has_failed_load(const sp_engine *e, size_t n_span)
     return false;
 }
 
-/* What a step of these spans is before it is computed. */
-typedef struct step_size {
-    size_t n_tok;
-    double cost; /* tokens, and what they see in tokens */
-    double seen; /* as sp_cost_seen */
-} step_size;
-
-static step_size size_of(const sp_engine *e, size_t n_span)
+sp_step_size sp_engine_size_of(const sp_engine *e, size_t n_span)
 {
-    step_size s = {0};
+    sp_step_size s = {0};
     for (size_t i = 0; i < n_span; i++) {
         const sp_model_span *x = &e->span[i];
         s.n_tok += x->n;
@@ -355,7 +348,7 @@ static step_size size_of(const sp_engine *e, size_t n_span)
 }
 
 /* What was computed from `from` to `to` enters the metrics and what is known of this machine. */
-static void note_step(sp_engine *e, size_t n_span, const step_size *size, bool loading,
+static void note_step(sp_engine *e, size_t n_span, const sp_step_size *size, bool loading,
                       uint64_t from, uint64_t to)
 {
     sp_metric_add(e->m.tok_step, (double)size->n_tok);
@@ -381,10 +374,15 @@ static void leave_logits(sp_engine *e, size_t n_span)
     }
 }
 
+typedef struct row_at {
+    sp_engine *e;
+    size_t row;
+} row_at;
+
 static sp_err read_row(void *arg)
 {
-    sp_engine *e = arg;
-    return sp_model_read_logits(e->cfg.model, e->work, e->i_row);
+    const row_at *at = arg;
+    return sp_model_read_logits(at->e->cfg.model, at->e->work, at->row);
 }
 
 /* Each job takes the tokens that its logits say. */
@@ -405,9 +403,9 @@ static void take_spans(sp_engine *e, size_t n_span, const float *logits)
                 sp_kv_seq_save(x->seq, e->cfg.pool);
                 start_forks(e, j, logits);
             }
-            e->i_row = (size_t)(logits - first) / sp_model_arch(e->cfg.model)->n_vocab;
+            row_at at = {e, (size_t)(logits - first) / sp_model_arch(e->cfg.model)->n_vocab};
             if (x->best)
-                sp_session_offer(j->session, x->best, read_row, e);
+                sp_session_offer(j->session, x->best, read_row, &at);
             runs = take_tokens(e, j, x, logits);
             logits += x->n_logits * sp_model_arch(e->cfg.model)->n_vocab;
             n_left = runs ? x->seq->n_tok - n_before : 0;
@@ -424,7 +422,7 @@ static void run_spans(sp_engine *e, size_t n_span, size_t n_try)
     sp_diag d = {0};
     size_t n_all = n_span + n_try;
     bool loading = is_loading(e, n_span);
-    step_size size = size_of(e, n_all);
+    sp_step_size size = sp_engine_size_of(e, n_all);
     leave_logits(e, n_span);
     sp_engine_take_cores(e);
     uint64_t t = sp_clock_ns();
@@ -453,8 +451,8 @@ void sp_engine_step(sp_engine *e)
     (void)sp_engine_take_news(e);
     sp_engine_restart(e);
     bool worked = sp_engine_admit(e);
-    sp_engine_begin_trials(e);
-    size_t n_span = plan_step(e), n_try = sp_engine_try(e, n_span);
+    bool tries = sp_engine_begin_trials(e);
+    size_t n_span = plan_step(e), n_try = tries ? sp_engine_try(e, n_span) : 0;
     if (n_span + n_try)
         run_spans(e, n_span, n_try);
     else if (!worked && e->cfg.pool && sp_kv_pool_is_busy(e->cfg.pool))

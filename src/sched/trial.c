@@ -20,35 +20,34 @@ static bool is_free(sp_engine *e, size_t n_tok, double seen, const sp_job *j)
     return is_alone && more <= FREE * sp_cost_at(&e->cost, 1, own);
 }
 
-void sp_engine_begin_trials(sp_engine *e)
+bool sp_engine_begin_trials(sp_engine *e)
 {
+    bool tries = false;
     for (size_t i = 0; i < e->n_run; i++) {
         sp_job *j = e->run[i];
         if (sp_session_trial(j->session, e->cfg.pool, &j->tries) != SP_OK)
             sp_session_trial_drop(j->session, e->cfg.pool);
+        tries = tries || j->tries;
     }
+    return tries;
 }
 
 size_t sp_engine_try(sp_engine *e, size_t n_span)
 {
-    size_t n_tok = 0, n = 0;
-    double seen = 0;
-    for (size_t i = 0; i < n_span; i++) {
-        n_tok += e->span[i].n;
-        seen += sp_cost_seen(e->span[i].seq->n_tok + e->span[i].n, e->span[i].n);
-    }
+    sp_step_size size = sp_engine_size_of(e, n_span);
+    size_t n = 0;
     for (size_t i = 0; i < e->n_run; i++) {
         sp_job *j = e->order[i];
         if (!j->tries)
             continue;
-        if (n == SP_TRIAL_STEP || !is_free(e, n_tok, seen, j) ||
+        if (n == SP_TRIAL_STEP || !is_free(e, size.n_tok, size.seen, j) ||
             sp_session_trial_span(j->session, e->cfg.pool, &e->span[n_span + n]) != SP_OK) {
             sp_session_trial_drop(j->session, e->cfg.pool);
             continue;
         }
         e->span_job[n_span + n++] = j;
-        seen += sp_cost_seen(sp_session_tokens(j->session), 1);
-        n_tok++;
+        size.seen += sp_cost_seen(sp_session_tokens(j->session), 1);
+        size.n_tok++;
     }
     return n;
 }
