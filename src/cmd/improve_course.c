@@ -1,6 +1,5 @@
 #include "cmd/improve_course.h"
 
-#include "base/clock.h"
 #include "base/mem.h"
 #include "cmd/check.h"
 #include "cmd/train_control.h"
@@ -96,19 +95,17 @@ sp_err sp_own_policy_train(sp_own_policy *out, const sp_course_cfg *c, sp_diag *
 
 sp_err sp_own_policy_keep(const sp_own_policy *p, const sp_versions *v, size_t round, sp_diag *d)
 {
-    char name[32];
+    char origin[80];
     sp_buf b = {0};
     sp_policy_write(&b, &p->policy);
-    snprintf(name, sizeof name, "policy-%u.model", p->number);
-    sp_err err = b.failed ? SP_FAIL(d, SP_NOMEM, "policy")
-                          : sp_versions_write(v, name, b.p, b.len, d);
-    sp_buf_fini(&b);
-    sp_buf_printf(&b, "round: %zu\nmade: %lld\nprompts: %zu\nrounds: %zu\n", round,
-                  (long long)sp_clock_wall(), p->n_prompt, p->n_round);
-    snprintf(name, sizeof name, "policy-%u.yaml", p->number);
-    if (err == SP_OK)
-        err = b.failed ? SP_FAIL(d, SP_NOMEM, "policy")
-                       : sp_versions_write(v, name, b.p, b.len, d);
+    snprintf(origin, sizeof origin, "prompts: %zu\nrounds: %zu\n", p->n_prompt, p->n_round);
+    const sp_trained t = {.what = "policy",
+                          .number = p->number,
+                          .round = round,
+                          .model = b.p,
+                          .n_model = b.len,
+                          .origin = origin};
+    sp_err err = b.failed ? SP_FAIL(d, SP_NOMEM, "policy") : sp_versions_keep(v, &t, d);
     sp_buf_fini(&b);
     return err;
 }
@@ -161,14 +158,13 @@ sp_err sp_own_head_train(sp_own_head *out, const sp_course_cfg *cfg, sp_diag *d)
 
 sp_err sp_own_head_keep(sp_own_head *h, const sp_versions *v, size_t round, sp_diag *d)
 {
-    char name[32], about[400];
-    int n = snprintf(about, sizeof about,
-                     "round: %zu\nmade: %lld\nprompts: %zu\nsteps: %llu\ndata: \"%.120s\"\n", round,
-                     (long long)sp_clock_wall(), h->n_prompt, (unsigned long long)h->about.n_step,
-                     h->about.data);
+    char origin[300];
+    snprintf(origin, sizeof origin, "prompts: %zu\nsteps: %llu\ndata: \"%.120s\"\n", h->n_prompt,
+             (unsigned long long)h->about.n_step, h->about.data);
     h->is_kept = true;
-    snprintf(name, sizeof name, "head-%u.yaml", h->number);
-    return sp_versions_write(v, name, about, (size_t)n, d);
+    return sp_versions_keep(
+        v, &(sp_trained){.what = "head", .number = h->number, .round = round, .origin = origin},
+        d);
 }
 
 void sp_own_head_fini(sp_own_head *h)

@@ -1,6 +1,5 @@
 #include "cmd/improve_train.h"
 
-#include "base/clock.h"
 #include "base/file.h"
 #include "pipe/intent_train.h"
 
@@ -88,16 +87,17 @@ sp_err sp_retrain_intent(sp_retrained *out, const sp_retrain_cfg *c, sp_diag *d)
 
 sp_err sp_retrained_keep(const sp_retrained *r, const sp_versions *v, size_t round, sp_diag *d)
 {
-    char name[32], about[400];
-    snprintf(name, sizeof name, "intent-%u.model", r->number);
-    SP_TRY(sp_versions_write(v, name, r->file.p, r->file.len, d));
-    snprintf(name, sizeof name, "intent-%u.yaml", r->number);
-    int n = snprintf(about, sizeof about,
-                     "round: %zu\nmade: %lld\nlabelled: %zu\nown: %zu\nown_full: %zu\n"
-                     "origin: \"%.*s\"\n",
-                     round, (long long)sp_clock_wall(), r->n_label, r->n_own, r->n_full,
-                     r->model.n_origin < 200 ? (int)r->model.n_origin : 200, r->model.origin);
-    return sp_versions_write(v, name, about, (size_t)n, d);
+    char origin[400];
+    snprintf(origin, sizeof origin, "labelled: %zu\nown: %zu\nown_full: %zu\norigin: \"%.*s\"\n",
+             r->n_label, r->n_own, r->n_full,
+             r->model.n_origin < 200 ? (int)r->model.n_origin : 200, r->model.origin);
+    const sp_trained t = {.what = "intent",
+                          .number = r->number,
+                          .round = round,
+                          .model = r->file.p,
+                          .n_model = r->file.len,
+                          .origin = origin};
+    return sp_versions_keep(v, &t, d);
 }
 
 void sp_retrained_fini(sp_retrained *r)

@@ -272,6 +272,22 @@ static sp_err put_in_force(sp_versions *v, unsigned number, sp_diag *d)
     return sp_versions_reload(v, d);
 }
 
+sp_err sp_versions_keep(const sp_versions *v, const sp_trained *t, sp_diag *d)
+{
+    char name[32];
+    sp_buf text = {0};
+    snprintf(name, sizeof name, "%.10s-%u.model", t->what, t->number);
+    if (t->model)
+        SP_TRY(sp_versions_write(v, name, t->model, t->n_model, d));
+    sp_buf_printf(&text, "round: %zu\nmade: %lld\n%s", t->round, (long long)sp_clock_wall(),
+                  t->origin);
+    snprintf(name, sizeof name, "%.10s-%u.yaml", t->what, t->number);
+    sp_err err = text.failed ? SP_FAIL(d, SP_NOMEM, "%s", name)
+                             : sp_versions_write(v, name, text.p, text.len, d);
+    sp_buf_fini(&text);
+    return err;
+}
+
 sp_err sp_versions_add(sp_versions *v, const sp_knobs *k, const char *why, sp_diag *d)
 {
     const sp_version *now = sp_versions_now(v);

@@ -54,6 +54,17 @@ unsigned sp_versions_last(const sp_versions *v);
 /* Writes a file of the folder, which is there whole or not at all, and survives a crash. */
 SP_MUST sp_err sp_versions_write(const sp_versions *v, const char *name, const char *text, size_t n,
                                  sp_diag *d);
+/* What a round trained and promoted: a part of the version that is written behind it. */
+typedef struct sp_trained {
+    const char *what; /* intent, policy or head */
+    unsigned number;
+    size_t round;
+    const char *model; /* [n_model]: the file WHAT-N.model; NULL: its file is there already */
+    size_t n_model;
+    const char *origin; /* lines of YAML: what it was made of */
+} sp_trained;
+/* Writes the model, and WHAT-N.yaml with its round, the time and its origin. */
+SP_MUST sp_err sp_versions_keep(const sp_versions *v, const sp_trained *t, sp_diag *d);
 const char *sp_versions_dir(const sp_versions *v);
 
 #endif
