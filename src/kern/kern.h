@@ -285,6 +285,7 @@ struct sp_kern {
     uint64_t (*read_all)(const void *p, size_t n_bytes);
 };
 
+/* Products of packed weights by gemm_tall where it may be asked, else by gemm_q. */
 static inline void sp_kern_gemm_q(const sp_kern *k, sp_type type, const sp_gemm_args *g)
 {
     bool is_tall = k->gemm_tall[type] && g->n_tok >= SP_GEMM_TALL && g->k <= SP_GEMM_TALL_K;

@@ -52,6 +52,19 @@ sp_err cuda_put(cuda_dev *c, cuda_buf *b, const void *host, size_t n_bytes)
                    : SP_OK;
 }
 
+sp_err cuda_get(cuda_dev *c, void **out, const cuda_buf *b, size_t n, size_t each)
+{
+    *out = sp_mem_array(n, each);
+    if (!*out)
+        return SP_NOMEM;
+    sp_err err = cuda_try(c, c->lib->read(*out, b->p, n * each), "a copy from the device");
+    if (err != SP_OK) {
+        sp_mem_free(*out);
+        *out = NULL;
+    }
+    return err;
+}
+
 uint64_t cuda_stat_begin(const sp_dev *dev)
 {
     if (!dev->stat)

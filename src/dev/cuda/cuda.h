@@ -39,6 +39,9 @@ SP_MUST sp_err cuda_try(const cuda_dev *c, int err, const char *what);
 SP_MUST sp_err cuda_grow(cuda_dev *c, cuda_buf *b, size_t n_bytes);
 /* Makes a buffer hold n_bytes of the host's. */
 SP_MUST sp_err cuda_put(cuda_dev *c, cuda_buf *b, const void *host, size_t n_bytes);
+/* *out: n elements of `each` bytes of a buffer, in memory that the caller frees; NULL after an
+ * error. */
+SP_MUST sp_err cuda_get(cuda_dev *c, void **out, const cuda_buf *b, size_t n, size_t each);
 
 /* Books what a stage took when somebody asks, which waits for the device. */
 uint64_t cuda_stat_begin(const sp_dev *dev);
@@ -67,10 +70,14 @@ sp_err cuda_experts(sp_dev *dev, const sp_dev_experts *a);
 sp_err cuda_attn_paged(sp_dev *dev, const sp_dev_attn *a);
 sp_err cuda_kv_move(sp_dev *dev, const sp_dev_kv_view *kv, size_t n_layer, const sp_dev_span *to,
                     const sp_dev_span *from, const sp_dev_turn *turn);
-void cuda_lists_free(struct cuda_lists *l);
+/* Adds up what calls before left on the device: of certified steps and, by cuda_keep_settle, of
+ * pages that were chosen. */
 sp_err cuda_settle(sp_dev *dev);
-void cuda_cert_free(cuda_dev *c);
 SP_MUST sp_err cuda_keep_settle(cuda_dev *c);
+
+/* When the device is closed; NULL, or nothing made, is fine. */
+void cuda_lists_free(struct cuda_lists *l);
+void cuda_cert_free(cuda_dev *c);
 void cuda_keep_free(cuda_dev *c);
 
 #endif

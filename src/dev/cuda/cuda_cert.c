@@ -191,13 +191,11 @@ sp_err cuda_settle(sp_dev *dev)
     struct cuda_cert *c = d->cert;
     sp_err err = cuda_keep_settle(d);
     if (err == SP_OK && c && c->waiting.n) {
-        sp_cuda_cert_head *head = sp_mem_array(c->n_result, sizeof *head);
+        void *head;
         const call *one = (const call *)(void *)c->waiting.at;
-        err = !head ? SP_NOMEM
-                    : cuda_try(d, d->lib->read(head, c->head.p, c->n_result * sizeof *head),
-                               "a copy from the device");
+        err = cuda_get(d, &head, &c->head, c->n_result, sizeof(sp_cuda_cert_head));
         for (size_t i = 0; i < c->waiting.n && err == SP_OK; i++)
-            add(&one[i], head + one[i].at);
+            add(&one[i], (const sp_cuda_cert_head *)head + one[i].at);
         sp_mem_free(head);
     }
     if (c)

@@ -178,13 +178,11 @@ sp_err cuda_keep_settle(cuda_dev *c)
     struct cuda_keep *k = c->keep;
     sp_err err = SP_OK;
     if (k && k->waiting.n) {
-        sp_cuda_kept *kept = sp_mem_array(k->n_result, sizeof *kept);
+        void *kept;
         const call *one = (const call *)(void *)k->waiting.at;
-        err = !kept ? SP_NOMEM
-                    : cuda_try(c, c->lib->read(kept, k->out.p, k->n_result * sizeof *kept),
-                               "a copy from the device");
+        err = cuda_get(c, &kept, &k->out, k->n_result, sizeof(sp_cuda_kept));
         for (size_t i = 0; i < k->waiting.n && err == SP_OK; i++)
-            add(&one[i], kept + one[i].at);
+            add(&one[i], (const sp_cuda_kept *)kept + one[i].at);
         sp_mem_free(kept);
     }
     if (k)

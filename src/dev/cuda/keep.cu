@@ -126,7 +126,8 @@ struct choose_kernel {
     typedef sp_cuda_keep args;
 
     /* The n_chosen largest ranks, of equal ones the first pages: the rank of the last of them and
-     * how many of that rank are taken. Ranks are no less than 0, so that their bits are in order. */
+     * how many of that rank are taken. Ranks are no less than 0, so that their bits are in
+     * order. */
     SP_DEV uint32_t find_least(unsigned *n_equal, const float *rank, unsigned n_page, unsigned n,
                                float *part)
     {

@@ -27,21 +27,28 @@ typedef struct sp_cuda_node {
 int sp_cuda_do(const sp_cuda_node *n);
 /* Does what was put off and waits for it. */
 int sp_cuda_flush(void);
+/* From here on work is put off. */
 int sp_cuda_begin_step(void);
+/* Does what was put off, waits for all work of the device, and puts nothing off any more. */
 int sp_cuda_end_step(void);
+/* Graphs that were made, started and told since the library was opened. */
 void sp_cuda_counts_get(sp_cuda_counts *out);
+/* Gives up the lists and graphs that are kept. */
 void sp_cuda_record_close(void);
 
-/* rt.cu: memory for what a write reads from, which the device reads too, or NULL; does one thing at
- * once; waits for all of it. */
+/* What follows is the runtime's, of rt.cu. */
+/* Memory for what a write reads from, which the device reads too, or NULL. */
 void *sp_cuda_staging(size_t n_bytes);
-void sp_cuda_staging_free(void *p);
+void sp_cuda_staging_free(void *p); /* NULL is fine */
+/* Starts one thing at once. */
 int sp_cuda_node_run(const sp_cuda_node *n);
+/* Waits for all that was started. */
 int sp_cuda_wait(void);
-/* A graph of nodes, each after the one before it; node i as it is now; starts it. */
+/* A graph of nodes, each after the one before it. */
 typedef struct sp_cuda_graph sp_cuda_graph;
 int sp_cuda_graph_new(sp_cuda_graph **out, const sp_cuda_node *node, size_t n);
 void sp_cuda_graph_free(sp_cuda_graph *g);
+/* Tells the graph node i as it is now. */
 int sp_cuda_graph_set(sp_cuda_graph *g, size_t i, const sp_cuda_node *node);
 int sp_cuda_graph_start(sp_cuda_graph *g);
 
