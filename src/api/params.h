@@ -19,7 +19,8 @@ typedef enum sp_param_kind {
     SP_P_JSON,   /* const json_t *, borrowed, any type */
     SP_P_IGNORE, /* accepted: it changes no answer */
     SP_P_REFUSE, /* known to OpenAI's API, not supported here */
-    /* added to another: null is refused, so that it is not taken for a restriction that is absent */
+    /* added to another: null is refused, so that it is not taken for a restriction that is not
+     * there */
     SP_P_FIRM = 64
 } sp_param_kind;
 

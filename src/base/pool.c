@@ -1,7 +1,7 @@
 /* Thread pool. Invariants:
- * 1. A ticket names a run, how many pieces it has, and the next of them. Taking a piece and learning
- *    which run it belongs to is one operation, so that a thread which comes late, because the
- *    system ran another program, takes a piece of the present run or none.
+ * 1. A ticket names a run, how many pieces it has, and the next of them. Taking a piece and
+ *    learning which run it belongs to is one operation, so that a thread which comes late, because
+ *    the system ran another program, takes a piece of the present run or none.
  * 2. Pieces are as many for each thread, up to MOST, and differ by one item at most: equal cores
  *    end together, and an unequal one cannot hold up a run.
  * 3. The caller returns when `left`, pieces that are not done, is 0. It waits for threads that have

@@ -37,8 +37,8 @@ enum { SP_MAX_KEY = 576 };
 
 #define SP_ERR_UP 1.000001f  /* covers the rounding of a root */
 #define SP_SPEC_UP 1.0005f   /* covers the rounding of the products behind spec */
-/* A weight counts as this power of two of the largest at least: bounds are made of its square, which
- * must not underflow. */
+/* A weight counts as this power of two of the largest at least: bounds are made of its square,
+ * which must not underflow. */
 #define SP_POW2_LEAST -40
 
 /* Smallest f16 that is not below x >= 0. */

@@ -12,8 +12,8 @@ enum { N_LENGTH = 3, DISTINCT = 32, ROUNDS = 5, MOST_BYTES = 64 << 20, BUSY = 32
 enum { N_KV = (DISTINCT + 1) * SP_PAGE_TOK, N_Q = 64 }; /* rows */
 static const size_t lengths[N_LENGTH] = {128, 192, 256};
 
-/* nats: standard deviation of a score; chosen so that SmolLM2's heads come out as its own keys do at
- * 8,192 */
+/* nats: standard deviation of a score; chosen so that SmolLM2's heads come out as its own keys do
+ * at 8,192 */
 #define WIDTH 6.0
 #define ALIKE 0.8  /* queries of a KV head are 0.8 of a common one and 0.6 of their own */
 #define PAYS 0.95  /* of the dense time */

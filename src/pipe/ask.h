@@ -169,8 +169,8 @@ typedef struct sp_ask {
     /* share of the attention that may be left out, certified; < 0: the server's */
     double epsilon;
     double keep;          /* share of its pages that a long prompt attends; 0 and 1: all */
-    /* what the answer may be, see gen/grammar.h; NULL: anything. Beside tools the answer is calls or
-     * this; where a call must come, it is dropped. The ask's own share of it */
+    /* what the answer may be, see gen/grammar.h; NULL: anything. Beside tools the answer is calls
+     * or this; where a call must come, it is dropped. The ask's own share of it */
     sp_grammar *grammar;
     /* JSON strings, joined by commas: keywords of a schema that the grammar leaves out; NULL:
      * none. For the receipt */

@@ -1,15 +1,16 @@
 /* Trains a policy (gen/policy.h) on a model's own answers, and measures it on families of prompts
  * it has not seen.
  *
- * A file of prompts has lines of tab-separated columns: family, train or test, prompt, right answer.
- * The answer is right when its last line holds these words, whole and in any case. Where the caller
- * judges answers itself, they may also be right in part.
+ * A file of prompts has lines of tab-separated columns: family, train or test, prompt, right
+ * answer. The answer is right when its last line holds these words, whole and in any case. Where
+ * the caller judges answers itself, they may also be right in part.
  *
  * Each round draws `group` answers to each of `batch` prompts, model and policy both by chance. An
  * answer's reward is
- *   how right it is, 0 to 1 - price x tokens / max_tok - CUT if it was cut in a sentence - LOOPS if
- * it ends in a loop and its advantage the reward less its group's mean, by the group's deviation and
- * 0.05; groups without a right answer are left out. A step of Adam follows the advantage times the
+ *   how right it is, 0 to 1
+ *   - price x tokens / max_tok - CUT if it was cut in a sentence - LOOPS if it ends in a loop
+ * and its advantage the reward less its group's mean, by the group's deviation and 0.05; groups
+ * without a right answer are left out. A step of Adam follows the advantage times the
  * gradient of each decision's log-probability, less `leash` times that of the divergence from the
  * policy of the start.
  *
