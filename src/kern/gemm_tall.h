@@ -59,13 +59,16 @@ static void tall_tokens(const sp_gemm_args *g, float *out, const uint8_t *laid, 
 INLINE void tall_all(const sp_gemm_args *g, sp_type type)
 {
     const size_t tile_bytes = sp_pack_tile_bytes(type, g->k);
-    _Alignas(64) uint8_t laid[LAID_BYTES];
-    _Static_assert(SP_GEMM_TALL_K / 32 * 12 * sizeof(vi) <= LAID_BYTES, "a row does not fit");
+    const size_t n_blk = g->k / 32, unit_bytes = sp_pack_unit_bytes(type),
+                 blk_bytes = laid_blk_bytes(tile_halves(type), 1);
+    _Alignas(64) uint8_t laid[SP_GEMM_TALL_K / 32 * 12 * sizeof(vi)];
     mx_begin();
     for (size_t i = 0; i < g->n_row; i += VR) {
         const uint8_t *tile = (const uint8_t *)g->w + i / SP_TILE_ROWS * tile_bytes;
         size_t left = g->n_row - i;
-        tile_lay_out(laid, tile, i % SP_TILE_ROWS, g->k, type, 1);
+        for (size_t b = 0; b < n_blk; b += 8)
+            tile_lay_out(laid + b * blk_bytes, tile + b / 8 * unit_bytes,
+                         n_blk - b < 8 ? n_blk - b : 8, i % SP_TILE_ROWS, type, 1);
         tall_tokens(g, g->out + i, laid, left < VR ? left : VR, tile_halves(type));
     }
     mx_end();

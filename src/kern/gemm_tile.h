@@ -38,11 +38,10 @@
  * read without a pause. */
 #define MAX_R (SP_TILE_ROWS / VR)
 
-/* Which types are laid out for LAID_FROM tokens and more, and the tile of LAID_R vectors of rows
- * and LAID_T tokens that then meets them. */
+/* From how many tokens on a type is laid out, and the tile of LAID_R vectors of rows and LAID_T
+ * tokens that then meets it. */
 #ifndef LAID_T
-#define LAID_IS(type) sp_grid_is(type)
-#define LAID_FROM (2 * MAX_T)
+#define LAID_FROM(type) (sp_grid_is(type) ? 2 * MAX_T : SIZE_MAX)
 #define LAID_R 1
 #define LAID_T MAX_T
 #endif
@@ -280,20 +279,19 @@ INLINE void tile_scale(vf *d, vf *m, sp_type type, const uint8_t *s, size_t b, s
  *   codes vi [8 quads][R]   as products see them
  *   d, m  vf [halves][2][R]
  */
-enum { LAID_BYTES = 1 << 19 /* on the stack; longer rows are not laid out */ };
 INLINE size_t laid_blk_bytes(const size_t n_half, const size_t R)
 {
     return (8 + 2 * n_half) * R * sizeof(vi);
 }
 
-INLINE void tile_lay_out(uint8_t *to, const uint8_t *tile, size_t r0, size_t k, sp_type type,
+/* The n blocks of a unit. */
+INLINE void tile_lay_out(uint8_t *to, const uint8_t *unit, size_t n, size_t r0, sp_type type,
                          const size_t R)
 {
     const size_t bits = sp_pack_bits(type), n_half = tile_halves(type),
                  unit_bytes = sp_pack_unit_bytes(type);
-    for (size_t i = 0; i < k / 32; i++, to += laid_blk_bytes(n_half, R)) {
-        const size_t b = i % 8, n_blk = k / 32 - (i - b) < 8 ? k / 32 - (i - b) : 8;
-        const uint8_t *unit = tile + i / 8 * unit_bytes, *scale = unit + n_blk * 64 * bits;
+    const uint8_t *scale = unit + n * 64 * bits;
+    for (size_t b = 0; b < n; b++, to += laid_blk_bytes(n_half, R)) {
         UNROLL
         for (size_t line = 0; line < (unit_bytes / 8 + 63) / 64; line++)
             PREFETCH(unit + b * (unit_bytes / 8) + SP_AHEAD_BYTES + 64 * line);
@@ -426,8 +424,9 @@ INLINE void tile_rows(const sp_gemm_args *g, float *out, const uint8_t *tile, si
     }
 }
 
-/* Rows that are laid out by T tokens, as tile_rows. bits: of the numbers that products see. */
-INLINE void laid_rows(const sp_gemm_args *g, float *out, const uint8_t *laid, size_t n_out,
+/* Blocks [i0, i0 + n) of rows, laid out, by tokens [t0, t0 + T), added to their sums in memory,
+ * [T][R]. bits: of the numbers that products see. */
+INLINE void laid_rows(const sp_gemm_args *g, float *sums, const uint8_t *laid, size_t i0, size_t n,
                       size_t t0, const int sign, const size_t n_half, const size_t bits,
                       const size_t T, const size_t R)
 {
@@ -438,13 +437,13 @@ INLINE void laid_rows(const sp_gemm_args *g, float *out, const uint8_t *laid, si
     for (size_t r = 0; r < R; r++)
         UNROLL
         for (size_t t = 0; t < T; t++)
-            acc[r][t] = vf_zero();
+            __builtin_memcpy(&acc[r][t], sums + (t * R + r) * VR, sizeof(vf));
     const uint8_t *x[(LAID_T + 2) / 3];
     UNROLL
     for (size_t t = 0; t < T; t += 3)
-        x[t / 3] = g->x->mem + (t0 + t) * stride;
+        x[t / 3] = g->x->mem + (t0 + t) * stride + i0 * sizeof(sp_act_blk);
 #define ACT(t) ((const sp_act_blk *)(const void *)(x[(t) / 3] + (t) % 3 * stride))
-    for (size_t i = 0; i < g->k / 32; i++, laid += laid_blk_bytes(n_half, R)) {
+    for (size_t i = 0; i < n; i++, laid += laid_blk_bytes(n_half, R)) {
         UNROLL
         for (size_t h = 0; h < n_half; h++) {
             va a[MAX_R][LAID_T];
@@ -506,23 +505,22 @@ INLINE void laid_rows(const sp_gemm_args *g, float *out, const uint8_t *laid, si
     }
 #undef ACT
     UNROLL
-    for (size_t r = 0; r < R; r++) {
-        size_t left = n_out > r * VR ? n_out - r * VR : 0, n = left < VR ? left : VR;
+    for (size_t r = 0; r < R; r++)
         UNROLL
         for (size_t t = 0; t < T; t++)
-            tile_put(g, out + (t0 + t) * g->ld + r * VR, acc[r][t], n);
-    }
+            __builtin_memcpy(sums + (t * R + r) * VR, &acc[r][t], sizeof(vf));
 }
 
-/* All tokens by rows that are laid out. A function for each kind of numbers serves all types. */
-#define LAID_STEP(n, sign, n_half, bits)                                                           \
-    for (; LAID_T >= (n) && t + (n) <= g->n_tok; t += (n))                                         \
-        laid_rows(g, out, laid, n_out, t, sign, n_half, bits, LAID_T >= (n) ? (n) : 1, LAID_R);
+/* Tokens [t, end) by rows that are laid out; the last four are two and two rather than three and
+ * one. A function for each kind of numbers serves all types. */
+#define LAID_STEP(T, sign, n_half, bits)                                                           \
+    for (; LAID_T >= (T) && t + (T) <= end && !((T) == 3 && end - t == 4);                         \
+         t += (T), sums += (T)*LAID_R * VR)                                                        \
+        laid_rows(g, sums, laid, i0, n, t, sign, n_half, bits, LAID_T >= (T) ? (T) : 1, LAID_R);
 #define LAID_KIND(name, sign, n_half, bits)                                                        \
-    static NOINLINE void laid_##name(const sp_gemm_args *g, float *out, const uint8_t *laid,       \
-                                     size_t n_out)                                                 \
+    static NOINLINE void laid_##name(const sp_gemm_args *g, float *sums, const uint8_t *laid,      \
+                                     size_t i0, size_t n, size_t t, size_t end)                    \
     {                                                                                              \
-        size_t t = 0;                                                                              \
         LAID_STEP(LAID_T, sign, n_half, bits)                                                      \
         LAID_STEP(8, sign, n_half, bits)                                                           \
         LAID_STEP(4, sign, n_half, bits)                                                           \
@@ -540,21 +538,21 @@ LAID_KIND(full, SP_SIGN_FULL, 1, 8)
 #undef LAID_KIND
 #undef LAID_STEP
 
-INLINE void laid_all(const sp_gemm_args *g, float *out, const uint8_t *laid, size_t n_out,
-                     sp_type type)
+INLINE void laid_all(const sp_gemm_args *g, float *sums, const uint8_t *laid, size_t i0, size_t n,
+                     size_t t, size_t end, sp_type type)
 {
     const bool is_half = tile_halves(type) == 2;
     const int sign = sp_pack_sign(type);
     if (sign == SP_SIGN_FULL)
-        laid_full(g, out, laid, n_out);
+        laid_full(g, sums, laid, i0, n, t, end);
     else if (sign == SP_SIGN_SMALL)
-        (is_half ? laid_small_half : laid_small)(g, out, laid, n_out);
+        (is_half ? laid_small_half : laid_small)(g, sums, laid, i0, n, t, end);
     else if (tile_dot_bits(type) > 5)
-        laid_bits6_half(g, out, laid, n_out);
+        laid_bits6_half(g, sums, laid, i0, n, t, end);
     else if (tile_dot_bits(type) == 5)
-        (is_half ? laid_bits5_half : laid_bits5)(g, out, laid, n_out);
+        (is_half ? laid_bits5_half : laid_bits5)(g, sums, laid, i0, n, t, end);
     else
-        (is_half ? laid_bits4_half : laid_bits4)(g, out, laid, n_out);
+        (is_half ? laid_bits4_half : laid_bits4)(g, sums, laid, i0, n, t, end);
 }
 
 /* Types that most files have. Their tiles have all sizes; those of the others have a few, because
@@ -567,7 +565,8 @@ INLINE bool tile_usual(sp_type type)
 
 INLINE bool tile_is(sp_type type, size_t n)
 {
-    return tile_usual(type) || n == 1 || n == 2 || n == 4 || n == 8 || n == 12;
+    return n < LAID_FROM(type) &&
+           (tile_usual(type) || n == 1 || n == 2 || n == 4 || n == 8 || n == 12);
 }
 
 /* Tokens of the next tile: as few tiles as there can be, all of about the same size, since weights
@@ -608,16 +607,34 @@ INLINE void tile_all(const sp_gemm_args *g, sp_type type)
     }
 }
 
-/* The same where rows are laid out first. */
+/* The same where rows are laid out first: a unit at a time, so that what is laid out stays in L1
+ * while all tokens meet it. */
+enum { LAID_TOK = 256 /* tokens whose sums are on the stack */ };
 INLINE void tile_many(const sp_gemm_args *g, sp_type type)
 {
-    const size_t tile_bytes = sp_pack_tile_bytes(type, g->k), rows = LAID_R * VR;
-    _Alignas(64) uint8_t laid[LAID_BYTES];
-    for (size_t i = 0; i < g->n_row; i += rows) {
-        const uint8_t *tile = (const uint8_t *)g->w + i / SP_TILE_ROWS * tile_bytes;
-        size_t left = g->n_row - i;
-        tile_lay_out(laid, tile, i % SP_TILE_ROWS, g->k, type, LAID_R);
-        laid_all(g, g->out + i, laid, left < rows ? left : rows, type);
+    const size_t tile_bytes = sp_pack_tile_bytes(type, g->k), rows = LAID_R * VR,
+                 n_blk = g->k / 32, unit_bytes = sp_pack_unit_bytes(type);
+    _Alignas(64) uint8_t laid[8 * (8 + 2 * 2) * LAID_R * sizeof(vi)];
+    _Alignas(64) float sums[LAID_TOK * LAID_R * VR];
+    for (size_t t = 0, end; t < g->n_tok; t = end) {
+        end = g->n_tok - t < LAID_TOK ? g->n_tok : t + LAID_TOK;
+        for (size_t i = 0; i < g->n_row; i += rows) {
+            const uint8_t *unit = (const uint8_t *)g->w + i / SP_TILE_ROWS * tile_bytes;
+            size_t left = g->n_row - i;
+            __builtin_memset(sums, 0, (end - t) * rows * sizeof *sums);
+            for (size_t b = 0; b < n_blk; b += 8, unit += unit_bytes) {
+                size_t n = n_blk - b < 8 ? n_blk - b : 8;
+                tile_lay_out(laid, unit, n, i % SP_TILE_ROWS, type, LAID_R);
+                laid_all(g, sums, laid, b, n, t, end, type);
+            }
+            for (size_t r = 0; r < LAID_R && r * VR < left; r++)
+                for (size_t u = t; u < end; u++) {
+                    vf acc;
+                    __builtin_memcpy(&acc, sums + ((u - t) * LAID_R + r) * VR, sizeof acc);
+                    tile_put(g, g->out + u * g->ld + i + r * VR, acc,
+                             left - r * VR < VR ? left - r * VR : VR);
+                }
+        }
     }
 }
 
@@ -629,8 +646,7 @@ INLINE void tile_many(const sp_gemm_args *g, sp_type type)
     }                                                                                              \
     static void gemm_##type(const sp_gemm_args *g)                                                 \
     {                                                                                              \
-        if (LAID_IS(type) && g->n_tok >= LAID_FROM &&                                              \
-            g->k / 32 * laid_blk_bytes(tile_halves(type), LAID_R) <= LAID_BYTES)                   \
+        if (g->n_tok >= LAID_FROM(type))                                                            \
             many_##type(g);                                                                        \
         else                                                                                       \
             tile_all(g, type);                                                                     \
