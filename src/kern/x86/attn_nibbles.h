@@ -1,67 +1,18 @@
-/* Attention over quantised pages in registers of 256 bits: the arithmetic of attn_vnni.c, by
- * vpmaddubsw or by vpdpbusd of AVX-VNNI. Queries and weights are rounded to 8 bits, sums are exact
- * integers, and a query's result depends on nothing but the query and the pages.
+/* kern/attn_tile.h in registers of 256 bits, by vpmaddubsw or by vpdpbusd of AVX-VNNI.
  *
  * vpmaddubsw adds pairs of products in 16 bits, which 8-bit codes would overflow. So codes stay in
  * nibbles, 0 to 15, and each plane has a sum of its own: eight products fit 16 bits. vpdpbusd adds
- * in 32 bits and takes the same layout. A page
- * is laid out once for all queries of a call, then up to four queries at a time read it:
+ * in 32 bits and takes the same layout:
  *   keys    u8 [4 groups of 8 tokens][d / 8][hi low, hi high, lo low, lo high][8 tokens][4]
  *   values  u8 [d / 8][low, high][hi, lo][4][2 halves of 16 tokens][4 dimensions][4 tokens]
- *   mean    f32 [d]
  * hi and lo are planes; low and high are nibbles, of dimensions below d / 2 and above. */
 #include "kern/x86/avx2.h"
 
-#include "kern/cap_tile.h"
-#include "kern/scan_rank.h"
+typedef __m256i vw;
+#include "kern/attn_query.h"
 
-enum {
-    TOK = SP_PAGE_TOK,
-    GROUP = 8, /* tokens whose scores share a register */
-    GROUPS = TOK / GROUP,
-    MOST_T = 4, /* queries that read a page together */
-    AHEAD = 2,
-    SCAN_AHEAD = 4
-};
-
-#define MASS_UNIT 4194304.0f /* 2^22: 32 of them fit an int32 */
-#define LO_MEAN 7.5f         /* what a dropped lo plane reads as */
-
-/* --- queries ---------------------------------------------------------------------------------- */
-
-/* A prepared query: q s8 [d], f f32 [d], scale and sum of q f32. */
-static size_t query_bytes(size_t d)
-{
-    return 5 * d + 64;
-}
-
-static void attn_prep(void *prep, const float *q, size_t n_q, size_t d)
-{
-    for (size_t t = 0; t < n_q; t++) {
-        int8_t *to = (int8_t *)prep + t * query_bytes(d);
-        float *f = (float *)(void *)(to + d);
-        const float *x = q + t * d;
-        vf top = vf_zero();
-        vs total = vs_zero();
-        for (size_t i = 0; i < d; i += VR)
-            top = vf_absmax(top, vf_load(x + i));
-        float most = vf_hmax(top), inv = most > 0 ? 127.0f / most : 0;
-        for (size_t i = 0; i < d; i += VR) {
-            vs v = vs_round(vf_mul1(vf_load(x + i), inv));
-            total = vs_add(total, v);
-            vs_put8(to + i, v);
-        }
-        memcpy(f, x, d * sizeof *f);
-        f[d] = most / 127.0f;
-        f[d + 1] = (float)vs_sum(total);
-    }
-}
-
-/* The floats of prepared query t: f, scale and sum. */
-INLINE const float *floats_of(const int8_t *prep, size_t t, size_t d)
-{
-    return (const float *)(const void *)(prep + t * query_bytes(d) + d);
-}
+#define KEYS_BYTES(d) (64 * (d))
+#define VALUES_BYTES(d) (64 * (d))
 
 /* Adds products of bytes u and s, one side of which are nibbles: in 16 bits, which hold eight
  * products, or in 32. nibbles_hi and nibbles_lo: what such sums add to a sum of codes. */
@@ -116,7 +67,6 @@ INLINE void turn_words(__m256i out[4], const uint8_t *const row[GROUP], size_t a
     out[3] = _mm256_unpackhi_epi64(t[1], t[3]);
 }
 
-/* hi NULL: no hi plane. lo: the rows of 32 tokens; NULL: no lo plane. */
 INLINE void lay_keys(uint8_t *to, const uint8_t *hi, const uint8_t *const *lo, size_t d)
 {
     for (size_t h = 0; h < GROUPS; h++, to += d * 16) {
@@ -135,8 +85,8 @@ INLINE void lay_keys(uint8_t *to, const uint8_t *hi, const uint8_t *const *lo, s
     }
 }
 
-/* plane: 0 the hi plane, 1 the lo plane; row: of 32 tokens. */
-INLINE void lay_values(uint8_t *to, size_t plane, const uint8_t *const row[TOK], size_t d)
+/* plane: 0 the hi plane, 1 the lo plane. */
+INLINE void lay_plane(uint8_t *to, size_t plane, const uint8_t *const row[TOK], size_t d)
 {
     for (size_t c = 0; c < d / 2; c += 16) {
         size_t left = d / 2 - c;
@@ -163,53 +113,19 @@ INLINE void lay_values(uint8_t *to, size_t plane, const uint8_t *const row[TOK],
     }
 }
 
-typedef struct laid {
-    uint8_t *k, *v; /* 64 d bytes each */
-    float *mean;
-    float ks[TOK], vs[TOK];
-    bool has_lo;
-} laid;
-
-static laid laid_at(void *scratch, size_t d)
+INLINE void lay_values(uint8_t *to, const uint8_t *const hi[TOK], const uint8_t *const *lo, size_t d)
 {
-    uint8_t *p = scratch;
-    return (laid){.k = p, .v = p + 64 * d, .mean = (float *)(void *)(p + 128 * d)};
-}
-
-/* The keys' mean and scales. */
-static void lay_scales(laid *p, const sp_planes *g, size_t d)
-{
-    for (size_t i = 0; i < d; i += VR)
-        vf_put(p->mean + i, vf_half((const uint8_t *)(g->k_mean + i)));
-    for (size_t j = 0; j < TOK; j += VR)
-        vf_put(p->ks + j, vf_half((const uint8_t *)(g->k_scale + j)));
-}
-
-static void lay_page(laid *p, const sp_planes *g, size_t d)
-{
-    const uint8_t *v_hi[TOK], *k_lo[TOK], *v_lo[TOK];
-    for (size_t j = 0; j < TOK; j++) {
-        v_hi[j] = g->v_hi + j * (d / 2);
-        k_lo[j] = g->k_lo ? g->k_lo + j * d : NULL;
-        v_lo[j] = g->k_lo ? g->v_lo + j * d : NULL;
-    }
-    p->has_lo = g->k_lo != NULL;
-    lay_keys(p->k, g->k_hi, p->has_lo ? k_lo : NULL, d);
-    lay_values(p->v, 0, v_hi, d);
-    if (p->has_lo)
-        lay_values(p->v, 1, v_lo, d);
-    lay_scales(p, g, d);
-    for (size_t j = 0; j < TOK; j += VR)
-        vf_put(p->vs + j, vf_half((const uint8_t *)(g->v_scale + j)));
+    lay_plane(to, 0, hi, d);
+    if (lo)
+        lay_plane(to, 1, lo, d);
 }
 
 /* --- T queries -------------------------------------------------------------------------------- */
 
-/* Products of T queries with the codes of 8 tokens: those of the planes that are there. k: of the
- * group's layout. */
-INLINE void dot_keys(__m256i *dot, const uint8_t *k, const int8_t *prep, size_t d, const size_t T,
-                     const bool has_hi, const bool has_lo)
+INLINE void dot_keys(vs *dot, const uint8_t *k, size_t h, const int8_t *prep, size_t d,
+                     const size_t T, const bool has_hi, const bool has_lo)
 {
+    k += h * d * 16;
     UNROLL
     for (size_t t = 0; t < T; t++)
         dot[t] = _mm256_setzero_si256();
@@ -247,62 +163,6 @@ INLINE void dot_keys(__m256i *dot, const uint8_t *k, const int8_t *prep, size_t 
     }
 }
 
-/* What a query weighs 32 tokens with: weights as bytes, and acc = acc * keep + sum * scale. */
-typedef struct weights {
-    __m256i w;
-    float keep, scale;
-    int32_t sum;
-} weights;
-
-/* Keys of lower score than `least` weigh nothing; their weights are added to *drop. */
-typedef struct cutting {
-    const float *least;
-    float *drop;
-} cutting;
-
-/* Joins 32 scores to the state of query t; -INFINITY weighs nothing, and one is larger. */
-INLINE void join(weights *out, float *max, float *sum, const vf s[GROUPS], const float *vs_,
-                 const cutting *cut, size_t t)
-{
-    const __m256i order = _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0);
-    float here = vf_hmax(vf_max(vf_max(s[0], s[1]), vf_max(s[2], s[3])));
-    vf p[GROUPS], most = vf_zero(), lost = vf_zero();
-    vs mass = vs_zero(), w[GROUPS];
-    UNROLL
-    for (size_t h = 0; h < GROUPS; h++) {
-        p[h] = vf_exp2(vf_sub(s[h], vf_set1(here)));
-        if (cut) {
-            vf off = vf_below(p[h], s[h], vf_set1(cut->least[t]));
-            lost = vf_add(lost, off);
-            p[h] = vf_sub(p[h], off);
-        }
-        mass = vs_add(mass, vs_round(vf_mul1(p[h], MASS_UNIT)));
-        p[h] = vf_mul(p[h], vf_load(vs_ + h * GROUP));
-        most = vf_max(most, p[h]);
-    }
-    float largest = vf_hmax(most), inv = largest > 0 ? 255.0f / largest : 0;
-    vs total = vs_zero();
-    UNROLL
-    for (size_t h = 0; h < GROUPS; h++) {
-        w[h] = vs_round(vf_mul1(p[h], inv));
-        total = vs_add(total, w[h]);
-    }
-    __m256i bytes =
-        _mm256_packus_epi16(_mm256_packus_epi32(w[0], w[1]), _mm256_packus_epi32(w[2], w[3]));
-    float top = *max > here ? *max : here, pair[VR] = {*max - top, here - top};
-    vf_put(pair, vf_exp2(vf_load(pair))); /* 2^(old maximum - top), 2^(theirs - top) */
-    *out = (weights){.w = _mm256_permutevar8x32_epi32(bytes, order),
-                     .keep = pair[0],
-                     .scale = largest * (1.0f / 255.0f) * pair[1],
-                     .sum = vs_sum(total)};
-    *max = top;
-    if (cut)
-        cut->drop[t] = __builtin_fmaf(vf_sum(lost), pair[1], cut->drop[t] * pair[0]);
-    *sum = __builtin_fmaf((float)vs_sum(mass) * (1.0f / MASS_UNIT), pair[1], *sum * pair[0]);
-}
-
-/* Adds the values that v holds to T accumulators, of the n_use quarters of the tokens in use;
- * NULL: all. */
 INLINE void add_values(float *acc, const weights *to, const uint8_t *v, size_t d,
                        const uint8_t *use, size_t n_use, const size_t T, const bool has_lo)
 {
@@ -349,15 +209,6 @@ INLINE void add_values(float *acc, const weights *to, const uint8_t *v, size_t d
     }
 }
 
-INLINE float query_mean(const float *f, const float *mean, size_t d)
-{
-    vf part = vf_zero();
-    for (size_t i = 0; i < d; i += VR)
-        part = vf_fma(vf_load(f + i), vf_load(mean + i), part);
-    return vf_sum(part);
-}
-
-/* Which tokens 4 u to 4 u + 3 and 16 further weigh anything to any of T queries. */
 INLINE size_t used(uint8_t use[4], const weights *to, const size_t T)
 {
     __m256i any = to[0].w;
@@ -375,152 +226,60 @@ INLINE size_t used(uint8_t use[4], const weights *to, const size_t T)
     return n;
 }
 
-/* T queries over one page. Keys before `from`, at most 31, are not seen. Returns how many quarters
- * of the values were read. */
-INLINE size_t page_of(float *acc, float *max, float *sum, const cutting *cut, const int8_t *prep,
-                      const laid *p, size_t d, size_t from, float cap, const size_t T,
-                      const bool has_lo)
+INLINE vw weights_of(const vs w[GROUPS])
 {
-    vf s[MOST_T][GROUPS];
-    weights to[MOST_T];
-    float mean[MOST_T];
+    const __m256i order = _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0);
+    __m256i bytes =
+        _mm256_packus_epi16(_mm256_packus_epi32(w[0], w[1]), _mm256_packus_epi32(w[2], w[3]));
+    return _mm256_permutevar8x32_epi32(bytes, order);
+}
+
+INLINE vf vf_none_below(vf x, size_t n)
+{
     const vs lane = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
-    for (size_t t = 0; t < T; t++)
-        mean[t] = query_mean(floats_of(prep, t, d), p->mean, d);
-    for (size_t h = 0; h < GROUPS; h++) {
-        __m256i dot[MOST_T];
-        vf ks = vf_load(p->ks + h * GROUP);
-        dot_keys(dot, p->k + h * d * 16, prep, d, T, true, has_lo);
-        UNROLL
-        for (size_t t = 0; t < T; t++) {
-            const float *f = floats_of(prep, t, d);
-            vf x = vf_cvt(vs_addi(dot[t], -128 * (int)f[d + 1]));
-            if (!has_lo)
-                x = vf_add(x, vf_set1(f[d + 1] * LO_MEAN));
-            x = vf_fma(vf_mul(x, ks), vf_set1(f[d]), vf_set1(mean[t]));
-            if (cap > 0)
-                x = vf_cap(x, cap);
-            if (from) {
-                vs off = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)from - (int)(h * GROUP)), lane);
-                x = _mm256_blendv_ps(x, vf_set1(-__builtin_inff()), _mm256_castsi256_ps(off));
-            }
-            s[t][h] = x;
-        }
+    vs off = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane);
+    return _mm256_blendv_ps(x, vf_set1(-__builtin_inff()), _mm256_castsi256_ps(off));
+}
+
+INLINE vf vf_or_none(vf x, vf raw)
+{
+    return _mm256_blendv_ps(x, raw, _mm256_cmp_ps(raw, vf_set1(-__builtin_inff()), _CMP_EQ_OQ));
+}
+
+/* --- certified attention ---------------------------------------------------------------------- */
+
+/* 8 rows of 8 floats, ld apart, to columns SP_PART_PAGES apart. */
+static void turn_8(float *out, const float *in, size_t ld)
+{
+    vf a[8], b[8];
+    UNROLL
+    for (size_t i = 0; i < 8; i++)
+        a[i] = vf_load(in + i * ld);
+    UNROLL
+    for (size_t i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
     }
     UNROLL
-    for (size_t t = 0; t < T; t++)
-        join(&to[t], &max[t], &sum[t], s[t], p->vs, cut, t);
-    uint8_t use[4];
-    size_t n_use = cut ? used(use, to, T) : 4;
-    add_values(acc, to, p->v, d, cut ? use : NULL, n_use, T, has_lo);
-    return n_use;
-}
-
-#define PAGE_OF(cut, T)                                                      \
-    (p->has_lo ? page_of(acc, max, sum, cut, prep, p, d, from, cap, T, true) \
-               : page_of(acc, max, sum, cut, prep, p, d, from, cap, T, false))
-
-static __attribute__((noinline)) size_t page_cut(float *acc, float *max, float *sum,
-                                                 const cutting *cut, const int8_t *prep,
-                                                 const laid *p, size_t d, size_t n, size_t from,
-                                                 float cap)
-{
-    return n == 4   ? PAGE_OF(cut, 4)
-           : n == 3 ? PAGE_OF(cut, 3)
-           : n == 2 ? PAGE_OF(cut, 2)
-                    : PAGE_OF(cut, 1);
-}
-
-static __attribute__((noinline)) size_t page_whole(float *acc, float *max, float *sum,
-                                                   const int8_t *prep, const laid *p, size_t d,
-                                                   size_t n, size_t from, float cap)
-{
-    return n == 4   ? PAGE_OF(NULL, 4)
-           : n == 3 ? PAGE_OF(NULL, 3)
-           : n == 2 ? PAGE_OF(NULL, 2)
-                    : PAGE_OF(NULL, 1);
-}
-
-/* --- pages ------------------------------------------------------------------------------------ */
-
-/* Pages lie far apart, and each is too short for the hardware to see a stream: ask for it early. */
-static void fetch(const void *p, size_t n)
-{
-    for (size_t at = 0; at < n; at += 64)
-        PREFETCH((const char *)p + at);
-}
-
-/* What a scan reads: the hi plane of keys, and all that is small. */
-static void fetch_keys(const sp_planes *g, size_t d)
-{
-    fetch(g->k_hi, 16 * d);
-    fetch(g->k_scale, sp_planes_hi_used(d) - 32 * d);
-}
-
-static void fetch_page(const sp_planes *g, size_t d)
-{
-    fetch(g->k_hi, sp_planes_hi_bytes(d));
-    if (g->k_lo)
-        fetch(g->k_lo, sp_planes_lo_bytes(d));
-}
-
-/* All queries over a page that is laid out. */
-static void each_query(float *acc, float *max, float *sum, const sp_attn_pages *a, const laid *p,
-                       size_t g)
-{
-    const size_t d = a->d, n_q = a->n_q;
-    sp_cut *cut = n_q > SP_FEW ? a->cut : NULL;
-    bool is_whole = true;
-    size_t n_quad = (n_q + 15) / 16 * (TOK / 4), n_seen = 0, n_used = 0;
-    for (size_t t = 0; a->see.from && t < n_q; t++)
-        is_whole &= a->see.from[t] <= g * TOK;
-    for (size_t t = 0, n; t < n_q; t += n) {
-        const int8_t *q = (const int8_t *)a->prep + t * query_bytes(d);
-        size_t from = is_whole || a->see.from[t] <= g * TOK ? 0 : a->see.from[t] - g * TOK;
-        n = !is_whole ? 1 : n_q - t < MOST_T ? n_q - t : MOST_T;
-        if (from >= TOK)
-            continue;
-        if (!cut) {
-            page_whole(acc + t * d, max + t, sum + t, q, p, d, n, from, a->see.cap);
-            continue;
-        }
-        const cutting by = {cut->least + t, cut->drop + t};
-        n_seen += 4;
-        n_used += page_cut(acc + t * d, max + t, sum + t, &by, q, p, d, n, from, a->see.cap);
+    for (size_t i = 0; i < 8; i += 4) {
+        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
     }
-    if (cut) { /* in the unit of sp_cut */
-        cut->n_quad += n_quad;
-        cut->n_used += n_seen ? (n_quad * n_used + n_seen - 1) / n_seen : 0;
+    UNROLL
+    for (size_t i = 0; i < 4; i++) {
+        vf_put(out + i * SP_PART_PAGES, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+        vf_put(out + (i + 4) * SP_PART_PAGES, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
     }
 }
 
-static void attn_planes(float *acc, float *max, float *sum, const sp_attn_pages *a)
+static void turn_part(float *out, const float *in)
 {
-    const size_t d = a->d;
-    laid p = laid_at(a->scratch, d);
-    memset(acc, 0, a->n_q * d * sizeof *acc);
-    for (size_t t = 0; t < a->n_q; t++) {
-        max[t] = -__builtin_inff();
-        sum[t] = 0;
-        if (a->cut)
-            a->cut->drop[t] = 0;
-    }
-    for (size_t g = 0; g < a->n_page && g < AHEAD; g++)
-        fetch_page(&a->page[g], d);
-    for (size_t g = 0; g < a->n_page; g++) {
-        if (g + AHEAD < a->n_page)
-            fetch_page(&a->page[g + AHEAD], d);
-        lay_page(&p, &a->page[g], d);
-        each_query(acc, max, sum, a, &p, g);
+    for (size_t j = 0; j < TOK; j += 8) {
+        for (size_t g = 0; g < SP_PART_PAGES; g += 8)
+            turn_8(out + j * SP_PART_PAGES + g, in + g * TOK + j, TOK);
     }
 }
 
-#include "kern/x86/attn_nibbles_scan.h"
-
-static void attn_init(sp_kern *k)
-{
-    k->attn_prep = attn_prep;
-    k->attn_planes = attn_planes;
-    k->attn_scan = attn_scan;
-    k->attn_rows = attn_rows;
-}
+#include "kern/attn_tile.h"
