@@ -1,9 +1,11 @@
-/* Products by sdot (Armv8.2 DotProd); the rest is neon.c. */
+/* Products and attention by sdot and udot (Armv8.2 DotProd); the rest is neon.c. */
 #include "kern/arm/neon.h"
 
 #define MAX_T 6
 #define TILES(T) T(1) T(2) T(3) T(4) T(5) T(6)
 #include "kern/gemm_tile.h"
+
+#include "kern/arm/attn_dot.h"
 
 static uint64_t int_peak(size_t rounds, uint32_t *out)
 {
@@ -26,5 +28,6 @@ void sp_kern_init_dotprod(sp_kern *k)
 {
     k->isa = "dotprod";
     tile_init(k);
+    attn_init(k);
     k->int_peak = int_peak;
 }
