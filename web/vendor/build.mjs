@@ -1,5 +1,6 @@
 // Makes the bundles of this folder from the packages of package-lock.json: `npm ci && node build.mjs [FOLDER]`.
-// test/e2e/test_vendor.py builds into another folder and compares bytes.
+// scripts/check-vendor builds into another folder and compares bytes.
+import {deepStrictEqual} from 'node:assert';
 import {build} from 'esbuild';
 import {copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync} from 'node:fs';
 import {dirname, join} from 'node:path';
@@ -20,16 +21,62 @@ export const html = htm.bind(h);`,
 ${LANGUAGES.map((l) => `import ${l} from 'highlight.js/lib/languages/${l}';`).join('\n')}
 for (const [name, make] of Object.entries({${LANGUAGES.join(', ')}})) hljs.registerLanguage(name, make);
 export default hljs;`,
-  katex: "export {render} from 'katex';",
+  // From its sources, of which what is not reached from render stays out.
+  katex: "export {render} from './node_modules/katex/katex.ts';",
   uplot: "export {default} from 'uplot';",
 };
 // The packages whose code is in a bundle, for LICENSES.
 const PACKAGES = ['preact', '@preact/signals', '@preact/signals-core', 'htm', 'marked', 'highlight.js', 'katex', 'uplot'];
 
+// KaTeX's table of the sizes of letters as text, a third as long: five numbers of each letter by font and code. The text has, by
+// font, the steps from code to code and then each of the five for all letters, times 100,000, in base 36; `V*N` is V, N times.
+function unpack(packed) {
+  const out = {};
+  for (const [font, text] of Object.entries(packed)) {
+    const [steps, ...five] = text.split(';').map((column) => column.split(',').flatMap((run) => {
+      const [value, n] = run.split('*');
+      return Array(parseInt(n ?? 1, 36)).fill(parseInt(value || 0, 36));
+    }));
+    let code = 0;
+    out[font] = {};
+    steps.forEach((step, i) => { out[font][code += step] = five.map((column) => column[i] / 1e5); });
+  }
+  return out;
+}
+
+function pack(table) {
+  const column = (values) => {
+    const runs = [];
+    for (const v of values) {
+      if (runs.at(-1)?.[0] === v) runs.at(-1)[1]++;
+      else runs.push([v, 1]);
+    }
+    const digits = (v) => (v ? v.toString(36) : '');
+    return runs.map(([v, n]) => (n < 3 ? Array(n).fill(digits(v)).join() : `${digits(v)}*${n.toString(36)}`)).join();
+  };
+  return Object.fromEntries(Object.entries(table).map(([font, letters]) => {
+    const codes = Object.keys(letters).map(Number);
+    return [font, [codes.map((c, i) => c - (codes[i - 1] ?? 0)),
+                   ...[0, 1, 2, 3, 4].map((k) => codes.map((c) => Math.round(letters[c][k] * 1e5)))].map(column).join(';')];
+  }));
+}
+
+const metrics = {
+  name: 'metrics',
+  setup: (b) => b.onLoad({filter: /katex\/src\/fontMetricsData\.js$/}, async ({path}) => {
+    const table = (await import(path)).default, packed = pack(table);
+    deepStrictEqual(unpack(packed), table);
+    return {contents: `${unpack}\nexport default unpack(${JSON.stringify(packed)});`};
+  }),
+};
+
+const version = (name) => JSON.parse(readFileSync(join(here, 'node_modules', name, 'package.json'), 'utf8')).version;
+
 mkdirSync(join(out, 'fonts'), {recursive: true});
 for (const [name, contents] of Object.entries(ENTRIES))
   await build({stdin: {contents, resolveDir: here}, outfile: join(out, name + '.js'), bundle: true, minify: true,
-               format: 'esm', target: 'es2021', legalComments: 'none', charset: 'utf8'});
+               format: 'esm', target: 'es2021', legalComments: 'none', charset: 'utf8', plugins: [metrics],
+               define: {__VERSION__: JSON.stringify(version('katex'))}});
 
 // KaTeX's sheet with its woff2 fonts alone: each browser that runs this page reads them.
 const css = readFileSync(join(here, 'node_modules/katex/dist/katex.min.css'), 'utf8');
