@@ -7,6 +7,9 @@
 #include <string.h>
 #include <time.h>
 
+/* What a form has around a file, at most: its boundary, names and other fields. */
+enum { FORM_BYTES = 1024 };
+
 /* --- models ----------------------------------------------------------------------------------- */
 
 void sp_about_time(sp_buf *out, int64_t seconds)
@@ -33,6 +36,8 @@ static void put_capabilities(sp_buf *out, const sp_app *app, const sp_model_row 
     sp_models_done(app->models, on);
     sp_buf_printf(out, ",\"context_length\":%zu,\"max_model_len\":%zu,\"file_search\":%s", n_ctx,
                   n_ctx, app->shared->know ? "true" : "false");
+    if (app->shared->know)
+        sp_buf_printf(out, ",\"max_file_bytes\":%zu", app->max_body - FORM_BYTES);
     sp_buf_printf(out, ",\"capabilities\":[\"completion\"%s%s]",
                   chats ? ",\"chat\",\"structured_outputs\"" : "", thinks ? ",\"reasoning\"" : "");
 }
@@ -96,6 +101,9 @@ static bool put_named(sp_buf *out, const sp_app *app, const char *name, size_t n
     if (!find_row(app, root, &row))
         return false;
     put_head(out, app, name, n_name, row.name);
+    /* what is in memory fits, however much of its file it leaves there */
+    bool fits = row.bytes || row.facts.least_bytes <= sp_models_room(app->models);
+    sp_buf_printf(out, ",\"size\":%zu,\"fits\":%s", row.facts.file_bytes, fits ? "true" : "false");
     if (row.facts.is_encoder)
         put_encoder(out, &row.facts);
     else

@@ -40,6 +40,7 @@ typedef struct sp_app {
     const char *const *origins;   /* origins allowed across sites, NULL-terminated */
     /* pages are read from this folder at each request; NULL: those built in */
     const char *web_dir;
+    size_t max_body;              /* of a request, bytes */
     bool lenient;                 /* names of parameters that nobody knows are accepted */
     _Atomic bool draining;
 } sp_app;

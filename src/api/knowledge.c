@@ -70,13 +70,14 @@ static void put_doc(sp_buf *out, const sp_rag_doc *f, const char *coll)
     sp_buf_printf(out,
                   "{\"id\":\"%s\",\"object\":\"vector_store.file\",\"created_at\":%lld,\"vector_"
                   "store_id\":\"%s\",\"usage_bytes\":%lld,\"status\":\"%s\","
-                  "\"outcome\":\"%s\",\"bad_records\":%lld,\"chunk_count\":%lld,\"attributes\":%s,"
-                  "\"last_error\":",
+                  "\"outcome\":\"%s\",\"bad_records\":%lld,\"chunk_count\":%lld,"
+                  "\"waiting_chunks\":%lld,\"attributes\":%s,\"last_error\":",
                   f->id, (long long)f->created, coll, (long long)f->n_bytes,
                   f->error  ? "failed"
                   : pending ? "in_progress"
                             : "completed",
-                  outcome[f->state], (long long)f->n_bad, (long long)f->n_chunk, f->attributes);
+                  outcome[f->state], (long long)f->n_bad, (long long)f->n_chunk, (long long)f->n_bare,
+                  f->attributes);
     if (f->error) {
         sp_buf_puts(out, "{\"code\":\"invalid_file\",\"message\":");
         sp_buf_json_str(out, f->error, strlen(f->error));

@@ -409,11 +409,12 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
         return SP_FAIL(d, SP_INVAL, "web-dir: %.120s is no folder that can be read",
                        s->app.web_dir);
     s->app.lenient = sp_opt_flag(o, "lenient");
+    s->app.max_body = sp_opt_bytes(o, "max-body");
     s->app.hosts = s->hosts;
     s->app.origins = s->origins;
     const sp_http_cfg cfg = {.host = sp_opt_str(o, "host"),
                              .port = (uint16_t)sp_opt_int(o, "port"),
-                             .max_body = sp_opt_bytes(o, "max-body"),
+                             .max_body = s->app.max_body,
                              .max_bodies = sp_opt_bytes(o, "max-bodies"),
                              .max_conn = (size_t)sp_opt_int(o, "max-conn"),
                              .gate = sp_api_gate,

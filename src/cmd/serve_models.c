@@ -237,6 +237,7 @@ static void look_at_tensors(sp_model_facts *out, const sp_gguf *g)
     for (size_t i = 0; i < sp_gguf_tensor_count(g); i++) {
         const sp_tensor *t = sp_gguf_tensor_at(g, i);
         out->n_weight += (size_t)(t->dim[0] * t->dim[1] * t->dim[2] * t->dim[3]);
+        out->least_bytes += sp_check_must_stay(t) ? t->n_bytes : 0;
         bytes[t->type] += t->n_bytes;
         if (bytes[t->type] > most)
             snprintf(out->type, sizeof out->type, "%s", sp_type_name((uint32_t)t->type));

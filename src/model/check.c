@@ -80,6 +80,11 @@ static bool stays_in_file(const sp_tensor *t)
     return t->name.n == sizeof name - 1 && memcmp(t->name.p, name, sizeof name - 1) == 0;
 }
 
+bool sp_check_must_stay(const sp_tensor *t)
+{
+    return !is_expert(t) && !stays_in_file(t);
+}
+
 static void describe(sp_check *c)
 {
     sp_str s;

@@ -64,6 +64,9 @@ typedef struct sp_check {
 /* Never fails: what goes wrong is a reason. *out is written whole. */
 void sp_check_file(sp_check *out, const char *path, const sp_check_cfg *cfg);
 void sp_check_fini(sp_check *c);
+/* Must this tensor be in memory, however little there is? Experts and rows that few tokens read may
+ * stay in the file. */
+bool sp_check_must_stay(const sp_tensor *t);
 /* Bytes of pages that 1,000 tokens take; 0 where the architecture is not known. */
 size_t sp_check_kv_1000(const sp_check *c);
 

@@ -48,7 +48,9 @@ typedef struct sp_served {
 /* What is known of a model without loading it. */
 typedef struct sp_model_facts {
     char arch[32], type[16];  /* type: of most of its weights */
-    size_t file_bytes, n_weight, n_ctx, n_embd, n_layer, n_head, n_head_kv;
+    size_t file_bytes;
+    size_t least_bytes;       /* of the weights, what must be in memory: without experts */
+    size_t n_weight, n_ctx, n_embd, n_layer, n_head, n_head_kv;
     bool is_encoder, is_ranker, has_chat, has_thoughts;
     bool is_folder;           /* of safetensors: an encoder's */
     size_t n_dim, encoder_bytes; /* of an encoder: numbers of a vector; what it takes in memory */

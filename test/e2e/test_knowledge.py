@@ -371,6 +371,26 @@ def upload(client, name, text, vs=None):
     return f
 
 
+def test_the_largest_file_is_said_and_taken(make_server, tmp_path):
+    s = make_server("--knowledge", str(tmp_path / "k.db"), "--max-body", "65536")
+    most = s.http.get("/v1/models").json()["data"][0]["max_file_bytes"]
+    put = lambda n: s.http.post("/v1/files", files={"file": ("n" * 60 + ".txt", b"x" * n)}, data={"purpose": "assistants"})  # noqa: E731
+    assert 60000 < most < 65536 and put(most).json()["bytes"] == most and put(65536).status_code == 413
+    assert s.stop() == 0
+
+
+def test_passages_that_cannot_be_found_yet_are_counted(client, served):
+    """A file's passages are there before their vectors; searches find those that have one."""
+    vs = client.vector_stores.create(name="long").id
+    f = client.files.create(file=("long.txt", "\n\n".join(f"Station {i}. " + f"The river at station {i} was {i} cm high. " * 12 for i in range(400)).encode()), purpose="assistants").id
+    client.vector_stores.files.create(vector_store_id=vs, file_id=f)
+    seen = []
+    while not seen or seen[-1]["status"] == "in_progress":
+        seen.append(served.http.get(f"/v1/vector_stores/{vs}/files/{f}").json())
+    waiting = [x["waiting_chunks"] for x in seen if x["status"] == "in_progress" and x["chunk_count"]]
+    assert any(0 < w < seen[-1]["chunk_count"] for w in waiting) and seen[-1]["waiting_chunks"] == 0 and seen[-1]["chunk_count"] >= 400
+
+
 def test_files(client):
     data = bytes(range(256)) * 40 + b"--boundary\r\n"
     f = upload(client, "bytes.txt", data)

@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from conftest import GOLDEN, MODEL, PATIENCE, run, wait_until, write_keys
+from ggufs import Gguf
 from test_mtp import add_block
 from test_page import Page, ask, ready, settings
 
@@ -72,6 +73,7 @@ def test_models_of_a_folder_come_when_they_are_asked_for(folder, make_server):
     data = listed(s)
     assert all(data[n]["context_length"] > 0 and "completion" in data[n]["capabilities"] for n in (A, B, C))
     assert data[A]["status"]["bytes"] == size(folder, A) and data[C]["status"]["bytes"] == 0
+    assert all((data[n]["size"], data[n]["fits"]) == ((folder / f"{n}.gguf").stat().st_size, True) for n in (A, B, C))
     assert s.http.get("/v1/models").json() == s.http.get("/models").json()
     assert s.http.get(f"/v1/models/{C}").json()["id"] == C
     assert s.metric('sparing_model_moves_total{kind="loaded"}') == 2
@@ -247,6 +249,14 @@ def test_memory_is_a_bound_and_the_least_recent_leaves(folder, make_server):
     assert s.metric("sparing_models_bytes") <= room
     assert complete(s, B)[0] == want[B]  # and comes back
     assert states(s)[B] == "loaded"
+    assert s.stop() == 0
+
+
+def test_a_model_whose_weights_are_more_than_the_memory_does_not_fit(folder, make_server):
+    least = {n: sum(len(t[2]) for t in Gguf(folder / f"{n}.gguf").tensors.values()) for n in (A, B, C)}
+    n = sorted(least.values())
+    s = many(make_server, folder, "--memory", str((n[-1] + n[-2]) // 2))
+    assert {m: row["fits"] for m, row in listed(s).items() if m in least} == {m: b < n[-1] for m, b in least.items()}
     assert s.stop() == 0
 
 
