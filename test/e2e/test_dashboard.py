@@ -227,7 +227,7 @@ def test_requests_are_filtered_by_the_address(fresh):
         page.close()
 
 
-@pytest.mark.parametrize("size,dark", [("desk", False), ("phone", True)])
+@pytest.mark.parametrize("size,dark", [("desk", False), ("desk", True), ("phone", False), ("phone", True)])
 def test_views_are_clean(chromium, fresh, size, dark):  # noqa: F811
     w, h = SIZES[size]
     context = chromium.new_context(viewport={"width": w, "height": h}, color_scheme="dark" if dark else "light")
@@ -240,7 +240,7 @@ def test_views_are_clean(chromium, fresh, size, dark):  # noqa: F811
         found = findings(page)
         assert found == [], (tab, found)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), tab
-        shot(page, f"dashboard-{tab}-{size}")
+        shot(page, f"dashboard-{tab}-{size}-{'dark' if dark else 'light'}")
     assert page.evaluate("[...document.querySelectorAll('table')].every((t) => t.caption && t.querySelector('th[scope]'))")
     context.close()
 

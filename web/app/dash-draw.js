@@ -70,6 +70,12 @@ export function build(card) {
   $(`cards-${card.tab ?? 'now'}`).append(el);
 }
 
+// A figure without a neighbour makes no line: a point is drawn.
+const alone = (u, series) => {
+  const v = u.data[series], no = (x) => x === null || x === undefined;
+  return [...v.keys()].filter((i) => !no(v[i]) && no(v[i - 1]) && no(v[i + 1]));
+};
+
 function put(cell, v, format) {
   cell.textContent = v === null ? '–' : format(v);
   cell.dataset.value = v === null ? '' : String(v);
@@ -128,7 +134,7 @@ export function draw(card) {
           label,
           stroke: colorAt(i),
           width: 1.5,
-          points: {show: data[0].length < 3},
+          points: {show: true, filter: alone},
         })),
       ],
     },

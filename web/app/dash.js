@@ -85,9 +85,12 @@ async function showModels(all) {
         'tr',
         {},
         make('th', {scope: 'row', textContent: m.id}),
-        ...[m.capabilities.join(', '), m.status?.value ?? 'loaded', m.context_length ?? '–'].map(
-          (c) => make('td', {textContent: c}),
-        ),
+        ...[
+          m.capabilities.join(', '),
+          m.fits ? m.status?.value ?? 'loaded' : 'too large for this computer',
+          bytes(m.size),
+          m.context_length ?? '–',
+        ].map((c) => make('td', {textContent: c})),
       ),
     ),
   );

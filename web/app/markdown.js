@@ -79,8 +79,8 @@ function list(token, to) {
     html`<li class=${i.task ? 'task' : null}>
     ${i.task ? html`<input type="checkbox" checked=${i.checked} disabled aria-label=${i.checked ?
     t('done') : t('open')}/>` : null}${to(i.tokens)}</li>`);
-  return token.ordered ? html`<ol start=${token.start === 1 ? null : token.start}>${items}
-    </ol>` : html`<ul>${items}</ul>`;
+  return token.ordered ? html`<ol start=${token.start || 1}>${items}</ol>` :
+    html`<ul>${items}</ul>`;
 }
 
 const table = (token, to) =>
@@ -95,7 +95,7 @@ function node(token, env, depth) {
   if (depth > MAX_DEPTH) return decode(token.raw);
   const to = (tokens) => (tokens ?? []).map((x) => node(x, env, depth + 1));
   switch (token.type) {
-    case 'space': case 'def': return null;
+    case 'space': case 'def': case 'checkbox': return null; // list() draws what is to be ticked
     case 'paragraph': return html`<p>${to(token.tokens)}</p>`;
     case 'heading': { // the page has h1, the turn h2
       const Tag = `h${Math.min(6, token.depth + 2)}`;
