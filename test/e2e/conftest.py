@@ -211,7 +211,7 @@ SLOW_TESTS = ("test_claude_codes_loop", "test_a_client_may_leave_while_a_worker_
               "test_an_encoder_is_a_folder", "test_names_of_the_list", "test_facts_are_recalled_long_after", "test_a_document_that_takes_long_holds_up_nothing",
               "test_killed_and_resumed_without_a_difference", "test_metrics_say_of_which_model", "test_thinking_is_ended_from_outside",
               "test_thoughts_are_ended_in_every_protocol_and_by_their_tenant_alone", "test_what_is_drawn_is_valid", "test_long_runs_take_linear_time",
-              "test_the_mark_of_first_pieces_begins_none_inside_a_word", "test_a_hanging_collector_does_not_hold_the_exit")
+              "test_the_mark_of_first_pieces_begins_none_inside_a_word", "test_a_hanging_collector_does_not_hold_the_exit", "test_every_state_is_clean")
 
 BEGIN_WITH = ("improve", "cuda", "memory", "state", "families", "attention", "model", "front", "knowledge", "gates", "tokenizers", "history", "dashboard")  # they take longest
 

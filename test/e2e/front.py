@@ -53,6 +53,7 @@ class Stub:
     def __init__(self, kept=True, key=None, models=("tiny",), documents=True):
         self.kept, self.key, self.models, self.documents = kept, key, list(models), documents
         self.sent, self.scripts, self.chats, self.streams, self.files, self.stores = [], [], {}, {}, {}, {}
+        self.max_file, self.facts, self.indexing = 1000, {}, []  # indexing: what a file that is being read has, look by look: (passages, those that wait)
         self.hold_items = None  # an event that lists of messages wait for
         self.gates, self.hidden, self.is_down, self.n, self.lock = threading.Semaphore(0), {}, False, 0, threading.RLock()
         stub = self
@@ -199,7 +200,8 @@ class Stub:
 
     def api(self, h, p, query, body):
         if p == ["models"]:
-            self.reply(h, {"object": "list", "data": [{"id": m, "root": m, "context_length": 1000, "capabilities": ["completion", "chat"], "file_search": self.documents} for m in self.models]})
+            self.reply(h, {"object": "list", "data": [{"id": m, "root": m, "context_length": 1000, "capabilities": ["completion", "chat"], "file_search": self.documents,
+                                                           **({"max_file_bytes": self.max_file} if self.documents else {}), **self.facts.get(m, {})} for m in self.models]})
         elif p == ["chat", "completions"]:
             self.answer(h, body)
         elif p[0] == "streams":
@@ -290,6 +292,9 @@ class Stub:
             self.reply(h, {"data": [self.files[f] for f in self.stores[p[1]]["files"]]})
         elif len(p) == 5:
             self.reply(h, {"data": [{"type": "text", "chunk_id": "c0", "text": "Before."}, {"type": "text", "chunk_id": "c1", "text": "The quagga died out in 1883. It was a zebra."}]})
+        elif self.indexing:
+            all_, waiting = self.indexing.pop(0)
+            self.reply(h, self.files[p[3]] | {"status": "in_progress", "chunk_count": all_, "waiting_chunks": waiting})
         else:
             self.reply(h, self.files[p[3]])
 

@@ -424,6 +424,105 @@ def test_files_go_into_the_chat(opened, stub):  # noqa: F811
     assert [s[:2] for s in stub.changes(1)] == [("DELETE", "/v1/files/file-1")]
 
 
+def test_how_far_a_file_is_and_how_large_it_may_be(opened, stub):  # noqa: F811
+    """The limit is said before a file is sent, and one beyond it is not sent; of one that is read, how many passages are ready."""
+    o = opened(stub)
+    page = o.page
+    expect(page.get_by_role("button", name="Attach a file")).to_have_attribute("title", "Attach a file. Files of up to 1 KB.")
+    stub.changes()
+    put = lambda name, n: page.get_by_label("Files", exact=True).set_input_files([{"name": name, "mimeType": "text/plain", "buffer": b"x" * n}])  # noqa: E731
+    put("large.txt", 1001)
+    chips = page.get_by_role("list", name="Attached")
+    expect(chips.get_by_role("status")).to_have_text("1 KB. Files of up to 1 KB.")
+    assert stub.changes() == []
+    page.get_by_role("button", name="Remove large.txt").click()
+    stub.indexing = [(0, 0), *[(120, 79)] * 4]
+    put("small.txt", 1000)
+    expect(chips.get_by_role("status")).to_have_text("41 of 120 passages are ready")
+    assert chips.get_by_role("progressbar").get_attribute("value") == "41" and chips.get_by_role("progressbar").get_attribute("max") == "120"
+    o.check()
+    expect(chips.get_by_role("status")).to_have_text("1 KB, 3 passages")
+    page.get_by_role("button", name="Documents", exact=True).click()
+    expect(page.get_by_role("complementary", name="Documents").get_by_text("Files of up to 1 KB.")).to_be_visible()
+
+
+def test_the_list_of_models_says_what_they_need(opened):  # noqa: F811
+    s = Stub(models=("small", "huge"))
+    s.facts = {"small": {"size": 98_300_000, "fits": True, "status": {"value": "loaded"}}, "huge": {"size": 640_000_000_000, "fits": False, "status": {"value": "unloaded"}}}
+    o = opened(s)
+    o.page.get_by_role("button", name="Settings of this chat").click()
+    options = o.page.get_by_role("combobox", name="Model", exact=True).get_by_role("option").all_text_contents()
+    assert options == ["small, 98 MB, 1,000 tokens of memory", "huge, 640 GB, 1,000 tokens of memory, unloaded, too large for this computer"]
+    s.close()
+
+
+def test_code_is_copied_on_plain_http(opened, stub):  # noqa: F811
+    """A page that came by http from the LAN has no clipboard of the newer kind."""
+    o = opened(stub)
+    page = o.page
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    stub.scripts.append([("say", "```python\nx = 1\n```\n")])
+    o.ask("code")
+    ended(page)
+    answer(page).get_by_role("button", name="Copy the code").click()
+    expect(answer(page).get_by_text("Copied")).to_be_visible()
+    page.get_by_role("textbox", name="Your question").focus()
+    page.keyboard.press("Control+v")
+    expect(page.get_by_role("textbox", name="Your question")).to_have_value("x = 1")
+
+
+def test_a_chat_that_is_nearly_full_says_so_once(opened):  # noqa: F811
+    s = Stub()
+    s.facts = {"tiny": {"context_length": 120}}  # an answer of the stub counts 112 tokens
+    o = opened(s)
+    page, warning = o.page, "The memory of this chat is nearly full. What is older may no longer be seen."
+    o.ask("one")
+    expect(page.get_by_role("status").filter(has_text=warning)).to_be_visible()
+    expect(page.get_by_role("img", name="Memory of this chat: 93 % used")).to_be_visible()
+    o.ask("two")
+    ended(page)
+    expect(page.get_by_text(warning)).to_have_count(0)
+    s.close()
+
+
+def test_a_chat_as_a_page_to_hand_on(opened, stub, chromium, tmp_path):  # noqa: F811
+    """One file: it shows what the chat shows, asks nobody for anything, and runs nothing."""
+    sources = {"retrieved": [{"file_id": "f", "chunk_id": "c", "filename": "quagga.txt", "place": "Quagga", "text": "It died out in 1883. The rest is ours."}], "facts": [], "annotations": [
+        {"type": "file_citation", "file_citation": {"start_index": 0, "end_index": 4, "passage": 1, "quote": "It died out in 1883."}}]}
+    stub.chat("conv_share000", "A <b>chat</b> & more", [("user", "<i>Why</i>?"), {"role": "assistant", "sources": sources, "content": """1883 and $x^2$ ![far](https://example.org/a.png) <script>document.title = "ran"</script>
+
+```python
+def f(): return 1
+```
+- [x] done"""}])
+    o = opened(stub)
+    page = o.page
+    page.get_by_role("button", name="Rename, pin, export or delete: A <b>chat</b> & more").click()
+    with page.expect_download() as d:
+        page.get_by_role("menuitem", name="Export as a page to hand on").click()
+    assert d.value.suggested_filename == "A-b-chat-b-more.html"
+    file = tmp_path / "chat.html"
+    d.value.save_as(file)
+    asked = []
+    other = chromium.new_context(viewport={"width": 390, "height": 844}).new_page()
+    other.on("request", lambda r: asked.append(r.url))
+    other.goto(file.as_uri())
+    assert asked == [file.as_uri()] and other.title() == "A <b>chat</b> & more"
+    expect(other.get_by_role("heading", level=1)).to_have_text("A <b>chat</b> & more")
+    expect(other.locator(".bubble")).to_have_text("<i>Why</i>?")
+    assert other.locator("math").count() == 1 and other.locator(".katex-html, button, script, img").count() == 0
+    expect(other.locator(".hl-keyword").first).to_have_text("def")
+    assert other.evaluate("getComputedStyle(document.querySelector('.hl-keyword')).color") == "rgb(138, 62, 168)"
+    expect(other.get_by_role("checkbox", name="done")).to_be_checked()
+    expect(other.get_by_role("link", name="Image at example.org: far")).to_have_attribute("href", "https://example.org/a.png")
+    other.get_by_role("link", name="1", exact=True).click()
+    expect(other.locator("li:target blockquote")).to_have_text("It died out in 1883.")
+    assert "The rest is ours." not in file.read_text()
+    assert findings(other) == [] and other.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    shot(other, "handed-on")
+    other.context.close()
+
+
 def test_settings_are_of_the_chat_that_has_them(opened, stub):  # noqa: F811
     o = opened(stub)
     page = o.page
@@ -636,6 +735,8 @@ def test_markdown_is_shown_and_never_run(opened, stub, size, dark):  # noqa: F81
     expect(a.locator(".katex")).to_have_count(3)
     expect(a.locator(".hl-keyword").first).to_have_text("def")
     expect(a.get_by_role("checkbox", name="done")).to_be_checked()
+    expect(a.locator("li.task")).to_have_text("done")
+    assert a.locator("ol").evaluate("(e) => e.start") == 1
     assert page.evaluate("[...document.querySelectorAll('#app script, #app a[href^=javascript], .prose img')].length") == 0
     assert page.evaluate("(() => { try { document.body.innerHTML = '<b>x</b>'; return false; } catch { return true; } })()")  # trusted types
     o.errors = [e for e in o.errors if "TrustedHTML" not in e]
@@ -730,6 +831,138 @@ def test_every_text_is_in_the_chinese_table():
     assert sorted(unquoted - set(table)) == []
     assert not [k for k, v in table.items() if set(re.findall(r"\{\w+\}", v)) - set(re.findall(r"\{\w+\}", k))]
     assert sorted(k for k in table if k not in unquoted and f"'{k}'" not in code.replace("\\'", "'")) == []
+
+
+def states(o, stub):  # noqa: F811
+    """Brings the page into each of its states and yields the state's name."""
+    page, button = o.page, lambda name, **more: o.page.get_by_role("button", name=name, **more)
+    close = lambda: page.keyboard.press("Escape")  # noqa: E731
+    passage = {"file_id": "file-1", "chunk_id": "c1", "filename": "quagga.txt", "place": "Quagga › End", "text": "The quagga died out in 1883. It was a zebra."}
+    sources = {"retrieved": [passage], "annotations": [{"file_citation": {"start_index": 0, "end_index": 11, "passage": 1, "quote": "The quagga died out in 1883."}}],
+               "facts": [{"subject": "quagga", "predicate": "is a", "object": "zebra", "source": "quagga.txt"}]}
+    expect(page.get_by_role("heading", name="What would you like to know?")).to_be_visible()
+    yield "empty"
+    stub.scripts.append([("gate",), ("progress", {"stage": "read", "done": 729, "total": 1176, "eta_ms": 9000}), ("gate",), ("think", "Hm. "), ("say", "Some words "), ("gate",), ("say", MARKDOWN)])
+    o.ask("show me")
+    expect(button("Stop", exact=True)).to_be_visible()
+    yield "waiting"
+    stub.go()
+    expect(answer(page).get_by_role("status")).to_contain_text("729")
+    yield "reading"
+    stub.go()
+    expect(answer(page)).to_contain_text("Some words")
+    yield "writing"
+    stub.go()
+    ended(page)
+    expect(answer(page).locator(".katex").first).to_be_visible()
+    answer(page).locator("details.think summary").click()
+    for fold in ("details.receipt > summary", "details.receipt details > summary"):
+        answer(page).locator(fold).click()
+    yield "answer"
+    stub.scripts.append([("say", "1883, a zebra."), ("sources", sources)])
+    o.ask("When?")
+    ended(page)
+    answer(page).get_by_role("button", name="Source 1").first.click()
+    expect(page.get_by_role("complementary", name="Source 1")).to_be_visible()
+    yield "source"
+    close()
+    button("Bad answer").last.click()
+    expect(page.locator("form.why")).to_be_visible()
+    yield "feedback"
+    page.locator("form.why").get_by_role("button", name="Close").click()
+    stub.scripts.append([("say", "Cut"), ("finish", "length")])
+    button("Answer again; this one is kept").last.click()
+    expect(answer(page)).to_contain_text("Stopped at the length that is set.")
+    yield "cut"
+    answer(page).get_by_role("button", name="Side by side").click()
+    expect(page.get_by_role("dialog", name="Side by side")).to_be_visible()
+    yield "compare"
+    close()
+    button("Edit the question").last.click()
+    yield "edit"
+    close()
+    button("Find in this chat").click()
+    page.get_by_role("searchbox", name="Find in this chat").fill("zebra")
+    yield "find"
+    close()
+    stub.scripts += [[("say", "Half"), ("error", {"message": "broke"})]]
+    o.ask("and now?")
+    expect(answer(page).get_by_role("alert")).to_contain_text("The answer broke off.")
+    yield "broken"
+    stub.scripts += [[("status", 429, {"error": {"message": "slow down"}}, {"Retry-After": "600"})]]
+    o.ask("once more")
+    expect(page.locator(".unsent").get_by_role("alert")).to_be_visible()
+    yield "refused"
+    page.locator(".unsent").get_by_role("button", name="Edit the question").click()
+    stub.indexing = [(120, 79)] * 1000
+    page.get_by_label("Files", exact=True).set_input_files([{"name": "a.txt", "mimeType": "text/plain", "buffer": b"The quagga."}, {"name": "large.txt", "mimeType": "text/plain", "buffer": b"x" * 2000}])
+    expect(page.get_by_role("list", name="Attached")).to_contain_text("41 of 120")
+    yield "files"
+    stub.indexing = []
+    expect(page.get_by_role("list", name="Attached")).to_contain_text("3 passages")
+    button("Settings of this chat").click()
+    page.get_by_text("Numbers for engineers").click()
+    yield "settings"
+    page.get_by_text("Numbers for engineers").scroll_into_view_if_needed()
+    yield "numbers"
+    close()
+    opens = page.get_by_role("button", name="Open the list of chats")
+    to_list = lambda: opens.click() if opens.is_visible() else None  # noqa: E731
+    to_list()
+    yield "list"
+    page.get_by_role("button", name="Rename, pin, export or delete: show me").click()
+    yield "menu"
+    close()
+    page.get_by_role("searchbox", name="Search chats").fill("nowhere")
+    expect(page.get_by_text("Nothing was found.")).to_be_visible()
+    yield "not found"
+    page.get_by_role("searchbox", name="Search chats").fill("")
+    button("Documents", exact=True).click()
+    page.get_by_role("complementary", name="Documents").get_by_text("Files of a chat").click()
+    expect(button("Delete a.txt")).to_be_visible()
+    yield "documents"
+    close()
+    to_list()
+    button("Preferences").click()
+    expect(page.get_by_role("dialog", name="Preferences")).to_be_visible()
+    yield "preferences"
+    button("Delete all chats").click()
+    expect(page.get_by_role("dialog", name="Delete all chats?")).to_be_visible()
+    yield "delete all"
+    close()
+    if opens.is_visible() or page.locator("#side.open").count():
+        close()
+    page.locator("#log").focus()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
+    yield "keyboard"
+    close()
+    button("Delete the question").first.click()
+    expect(button("Undo")).to_be_visible()
+    said, dock = page.locator(".toast").bounding_box(), page.locator(".dock").bounding_box()
+    assert said["y"] + said["height"] <= dock["y"]  # it covers nothing of the box
+    yield "undo"
+    o.context.set_offline(True)
+    expect(page.get_by_text("This device is offline.").first).to_be_visible()
+    yield "offline"
+    o.context.set_offline(False)
+
+
+@pytest.mark.parametrize("size", ["desk", "phone"])
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_state_is_clean(opened, stub, size, dark):  # noqa: F811
+    """axe finds nothing in any state, light and dark, wide and narrow, and nothing is wider than the window."""
+    o = opened(stub, size, dark)
+    found, n = {}, 0
+    for name in states(o, stub):
+        n += 1
+        assert o.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
+        shot(o.page, f"state-{n:02}-{name.replace(' ', '-')}-{size}-{'dark' if dark else 'light'}")
+        if problems := findings(o.page):
+            found[name] = problems
+    print(f"{n} states")
+    assert found == {} and n == 25
+    o.errors = [e for e in o.errors if "ERR_" not in e]
 
 
 def test_axe_sees_a_fault(opened, stub):  # noqa: F811

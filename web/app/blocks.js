@@ -16,6 +16,8 @@ async function loadKatex() {
   katex = await import('../vendor/katex.js');
 }
 
+export const loadLibraries = () => Promise.all([loadHljs(), loadKatex()]);
+
 const coloured = (nodes) => nodes.map((n) => typeof n === 'string' ?
   n : html`<span class=${n.scope ? `hl-${n.scope.split('.')[0]}` : null}>${coloured(n.children)}
   </span>`);

@@ -1,7 +1,8 @@
 // The conversations of the server: list, search, one's messages, and what is done to them. Where
 // the server keeps none, the page holds the chats until it is closed.
 import {ask, get, send} from './api.js';
-import {dialog, found, hasDocuments, isKept, list, listMore, models, modelsKnown, panel, reveal,
+import {dialog, found, hasDocuments, isKept, list, listMore, maxFile, models,
+  modelsKnown, panel, reveal,
   say, sideOpen, stores, talk, talks} from './state.js';
 import {newId, read, saveFile, write, writeDraft} from './store.js';
 import {DEFAULTS, Talk} from './talk.js';
@@ -280,13 +281,15 @@ export async function removeMessage(chat, id) {
   });
 }
 
+export const fileName = (id) => (list.value.find((c) => c.id === id)?.title || 'chat')
+  .replace(/[^\p{L}\p{N}]+/gu, '-').slice(0, 40);
+
 export async function exportChat(id, format) {
-  const row = list.value.find((c) => c.id === id),
-    name = (row?.title || 'chat').replace(/[^\p{L}\p{N}]+/gu, '-').slice(0, 40);
   const text = isKept.value ?
     await (await send('GET', `/v1/conversations/export?format=${format}&id=${q(id)}`)).text() :
     localExport(talks.get(id), format);
-  saveFile(`${name}.${format}`, format === 'md' ? 'text/markdown' : 'application/json', text);
+  saveFile(`${fileName(id)}.${format}`, format === 'md' ? 'text/markdown' : 'application/json',
+    text);
 }
 
 export async function exportAll(format) {
@@ -353,6 +356,7 @@ export async function loadModels() {
     models.value = answering(await get('/v1/models'));
     modelsKnown.value = 'yes';
     hasDocuments.value = models.value.some((m) => m.file_search);
+    maxFile.value = Math.min(...models.value.map((m) => m.max_file_bytes ?? Infinity));
   } catch (e) {
     modelsKnown.value = e.status === 401 ? 'key' : 'no';
     throw e;

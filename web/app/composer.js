@@ -2,7 +2,7 @@
 // kept as a draft of its chat.
 import {html, useEffect, useLayoutEffect, useRef, useState} from '../vendor/vendor.js';
 import {askQuestion, stop} from './run.js';
-import {addFiles, areBusy, ofChat, removeUpload} from './uploads.js';
+import {addFiles, areBusy, limit, ofChat, reading, removeUpload} from './uploads.js';
 import {Icon, IconButton} from './icons.js';
 import {loadTalk} from './chats.js';
 import {isKept, panel, stores, talk} from './state.js';
@@ -60,7 +60,7 @@ function forget(chat, box, before, text) {
 
 function Chip({u}) {
   const what = u.state === 'sending' ? `${bytes(u.size)}, ${t('{n} sent', {n: percent(u.part)})}` :
-    u.state === 'reading' ? t('is being read')
+    u.state === 'reading' ? reading(u)
     : u.state === 'ready' ? `${bytes(u.size)}, ${many(u.parts ?? 0, '1 passage', '{n} passages')}` :
       u.why;
   return html`<li class=${`chip ${u.state}`}><${Icon} name="doc"/>
@@ -70,7 +70,8 @@ function Chip({u}) {
     ${u.state === 'sending' ?
       html`<progress value=${u.part} max="1" aria-label=${t('Sending {name}', {name: u.name})}>
       </progress>` : u.state === 'reading' ?
-      html`<progress aria-label=${t('Reading {name}', {name: u.name})}></progress>` : null}</li>`;
+      html`<progress value=${u.parts ? u.parts - u.waiting : null} max=${u.parts || null}
+      aria-label=${t('Reading {name}', {name: u.name})}></progress>` : null}</li>`;
 }
 
 function Unsent({chat, box}) {
@@ -85,7 +86,7 @@ function Unsent({chat, box}) {
 }
 
 export function Composer() {
-  const chat = talk.value, box = useRef(), picker = useRef(),
+  const chat = talk.value, box = useRef(), dock = useRef(), picker = useRef(),
     [hasText, setHasText] = useState(false), run = chat.run.value;
   const isWaiting = run && !run.answer, chosen = stores.value.filter((s) =>
     chat.settings.value.collections.includes(s.id));
@@ -96,6 +97,12 @@ export function Composer() {
     grow();
   }, [chat]);
   useEffect(() => { if (!isTouch()) box.current.focus(); }, [chat]);
+  useEffect(() => { // what is said for a moment stands above the box, however high it is
+    const watch = new ResizeObserver(([e]) => document.documentElement.style.setProperty('--dock',
+      `${e.target.offsetHeight}px`));
+    watch.observe(dock.current);
+    return () => watch.disconnect();
+  }, []);
   const grow = () => {
     if (CSS.supports('field-sizing', 'content')) return;
     box.current.style.height = 'auto';
@@ -123,7 +130,7 @@ export function Composer() {
     if (files.length) { e.preventDefault(); addFiles(files, chat); }
   };
   const chips = ofChat(chat);
-  return html`<div class="dock"><${Unsent} chat=${chat} box=${box}/>
+  return html`<div class="dock" ref=${dock}><${Unsent} chat=${chat} box=${box}/>
     <form id="form" class="composer" aria-label=${t('Your question')}
       onSubmit=${(e) => { e.preventDefault(); submit(chat, box.current); }}>
       ${chips.length ? html`<ul class="chips" aria-label=${t('Attached')}>
@@ -132,6 +139,7 @@ export function Composer() {
         aria-label=${t('Your question')} onInput=${onInput} onKeyDown=${onKey} onPaste=${onPaste}
         readonly=${!!isWaiting}></textarea>
       <div class="tools"><${IconButton} icon="clip" label=${t('Attach a file')}
+        title=${[t('Attach a file'), limit()].filter(Boolean).join('. ')}
         onClick=${() => picker.current.click()}/>
         <input ref=${picker} type="file" multiple hidden aria-label=${t('Files')}
           onChange=${(e) => { addFiles([...e.target.files], chat); e.target.value = ''; }}/>

@@ -3,7 +3,7 @@ import {html, useEffect, useRef, useState} from '../vendor/vendor.js';
 import {ask, get} from './api.js';
 import {IconButton} from './icons.js';
 import {loadStores} from './chats.js';
-import {addFiles, removeFile, removeUpload, uploads} from './uploads.js';
+import {addFiles, limit, reading, removeFile, removeUpload, uploads} from './uploads.js';
 import {say, stores} from './state.js';
 import {inWords} from './trouble.js';
 import {bytes, many, percent, t} from './i18n.js';
@@ -27,7 +27,7 @@ function Files({store}) {
         onClick=${() => guard(removeFile(f.id).then(load))}/></li>`)}
       ${mine.map((u) => html`<li class=${u.state}>
         <span>${u.name}<small role="status">${u.state === 'sending' ?
-        t('{n} sent', {n: percent(u.part)}) : u.state === 'reading' ? t('is being read') : u.why}
+        t('{n} sent', {n: percent(u.part)}) : u.state === 'reading' ? reading(u) : u.why}
         </small></span>
         <${IconButton} icon="close" label=${t('Remove {name}', {name: u.name})}
           onClick=${() => removeUpload(u)}/></li>`)}</ul>
@@ -54,7 +54,8 @@ export function Documents() {
       html`<details class="field collection" key=${s.id}>
       <summary>${s.name || s.id} <small>${many(s.file_counts.total, '1 file', '{n} files')}</small>
       </summary><${Files} store=${s}/></details>`)}
+    ${limit() ? html`<p class="note">${limit()}</p>` : null}
     <form class="row" onSubmit=${add}>
       <input name="name" required maxlength="100" aria-label=${t('Name of a new collection')}
-      placeholder=${t('Name of a new collection')}/><button>${t('Make')}</button></form></div>`;
+      placeholder=${t('Name')}/><button>${t('Make')}</button></form></div>`;
 }

@@ -11,7 +11,7 @@ import {closePanel, Panel} from './panel.js';
 import {Sidebar} from './sidebar.js';
 import {dialog, finder, focusSoon, isOnline, model, panel, say, sideOpen, talk,
   toast} from './state.js';
-import {addFiles} from './uploads.js';
+import {addFiles, limit} from './uploads.js';
 import {newChat, openChat, storedTalk} from './chats.js';
 import {start} from './start.js';
 import {stop} from './run.js';
@@ -154,7 +154,8 @@ function App() {
       <${Composer}/></main>
     <${Panel}/><${Dialogs}/>
       <${Toast}/>${over ? html`<div class="drop" aria-hidden="true">
-      <b>${t('Drop the file: this chat can then be asked about it')}</b></div>` : null}`;
+      <b>${t('Drop the file: this chat can then be asked about it')}<br/>
+      <small>${limit()}</small></b></div>` : null}`;
 }
 
 const fromAddress = () => {

@@ -5,7 +5,7 @@ import {isKept, model, models, say, stores, talk} from './state.js';
 import {setSettings} from './chats.js';
 import {DEFAULTS} from './talk.js';
 import {read, write} from './store.js';
-import {many, number, t} from './i18n.js';
+import {bytes, many, number, t} from './i18n.js';
 
 const LENGTHS = [[150, 'a few sentences'], [400, 'about a page'], [1200, 'three pages'],
   [4000, 'ten pages'], [-1, 'as long as it takes']];
@@ -13,10 +13,11 @@ const LENGTHS = [[150, 'a few sentences'], [400, 'about a page'], [1200, 'three 
 const STATUS = ['loaded', 'unloaded', 'loading'];
 
 function nameOf(m) {
-  const state = m.status && m.status.value !== 'loaded' ? `, ${STATUS.includes(m.status.value) ?
-    t(m.status.value) : m.status.value}` : '';
-  return `${m.id}${state}${m.context_length ?
-    `, ${t('{n} tokens of memory', {n: number(m.context_length)})}` : ''}`;
+  const state = m.status && m.status.value !== 'loaded' ? STATUS.includes(m.status.value) ?
+    t(m.status.value) : m.status.value : '';
+  return [m.id, m.size ? bytes(m.size) : '', m.context_length ?
+    t('{n} tokens of memory', {n: number(m.context_length)}) : '', state,
+  m.fits === false ? t('too large for this computer') : ''].filter(Boolean).join(', ');
 }
 
 function Presets({chat}) {

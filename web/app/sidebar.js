@@ -5,6 +5,7 @@ import {Menu} from './menu.js';
 import {exportChat, moreList, newChat, openChat, pin, remove, rename, search} from './chats.js';
 import {dialog, focusSoon, found, hasDocuments, list, listMore, panel, say, sideOpen, talk,
   talks} from './state.js';
+import {sharePage} from './share.js';
 import {inWords} from './trouble.js';
 import {lang, t} from './i18n.js';
 
@@ -59,6 +60,7 @@ function Row({c}) {
       ['pin', c.pinned ? t('Unpin') : t('Pin'), () => guard(pin(c.id, !c.pinned))],
       ['save', t('Export as Markdown'), () => guard(exportChat(c.id, 'md'))],
         ['save', t('Export as JSON'), () => guard(exportChat(c.id, 'json'))],
+        ['save', t('Export as a page to hand on'), () => guard(sharePage(c.id))],
         ['bin', t('Delete'), () => guard(remove(c.id))]]}/></li>`;
 }
 
@@ -81,8 +83,8 @@ export function Sidebar() {
       <input type="search" id="find" placeholder=${t('Search chats')}
       aria-label=${t('Search chats')} onInput=${onFind}/></label>
     <div class="list" id="list" tabindex="0" role="region" aria-label=${t('List of chats')}>
-      ${found.value ? html`<h2 role="status">${found.value.length ?
-        t('Found') : t('Nothing was found.')}</h2>
+      ${found.value ? html`<h2><span role="status">${found.value.length ?
+        t('Found') : t('Nothing was found.')}</span></h2>
         <ul>${rows.map((c) => html`<${Row} key=${c.id} c=${c}/>`)}</ul>`
         : groups(rows).map(([name, all]) => html`<h2>${name}</h2>
           <ul>${all.map((c) => html`<${Row} key=${c.id} c=${c}/>`)}</ul>`)}

@@ -8,6 +8,7 @@ export const modelsKnown = signal('');       // '', 'yes', or why not
 // does the server keep conversations? null: not known yet
 export const isKept = signal(null);
 export const hasDocuments = signal(false);
+export const maxFile = signal(Infinity);     // bytes of a file that the server takes
 export const stores = signal([]);            // collections
 export const list = signal([]);              // rows of conversations
 export const listMore = signal(null);        // id after which there are more

@@ -2,14 +2,14 @@
 // a chip that says how far it is.
 import {signal} from '../vendor/vendor.js';
 import {ask, get, upload} from './api.js';
-import {hasDocuments, say} from './state.js';
+import {hasDocuments, maxFile, say} from './state.js';
 import {loadStores, setSettings} from './chats.js';
 import {inWords} from './trouble.js';
 import {newId} from './store.js';
-import {t} from './i18n.js';
+import {bytes, number, t} from './i18n.js';
 
 // {id, chat (of a Talk, or ''), store, name, size, state: sending|reading|ready|failed, part, why,
-//  fileId}
+//  fileId, parts, waiting}: passages, and those of them that cannot be found yet
 export const uploads = signal([]);
 const jobs = new Map();
 
@@ -41,10 +41,21 @@ export function addFiles(files, chat, store) {
   for (const file of files) addOne(file, chat, store);
 }
 
+export const limit = () => Number.isFinite(maxFile.value) ?
+  t('Files of up to {size}.', {size: bytes(maxFile.value)}) : '';
+
+// What becomes of a file that was sent.
+export const reading = (u) => u.parts ? t('{n} of {all} passages are ready',
+  {n: number(u.parts - u.waiting), all: number(u.parts)}) : t('is being read');
+
 async function addOne(file, chat, toStore) {
   const id = newId('up');
   uploads.value = [...uploads.value, {id, chat: chat?.id ?? '', store: toStore ?? '',
     name: file.name || t('pasted text'), size: file.size, state: 'sending', part: 0, why: ''}];
+  if (file.size > maxFile.value) {
+    set(id, {state: 'failed', why: `${bytes(file.size)}. ${limit()}`});
+    return;
+  }
   try {
     const store = toStore ?? await storeOf(chat), form = new FormData();
     form.append('purpose', 'assistants');
@@ -65,6 +76,7 @@ async function addOne(file, chat, toStore) {
         set(id, {state: 'failed', why: now.last_error?.message ?? t('it could not be read')});
         break;
       }
+      set(id, {parts: now.chunk_count, waiting: now.waiting_chunks ?? 0});
       await new Promise((resolve) => setTimeout(resolve, wait));
     }
     await loadStores();
