@@ -119,7 +119,7 @@ static sp_err check(const sp_opt *t, const char *v, const char *where, sp_diag *
         return SP_OK;
     if (t->kind == SP_OPT_FLAG)
         return SP_FAIL(d, SP_INVAL, "%s: must be true or false", where);
-    return SP_FAIL(d, SP_INVAL, "%s: must be %s from %.10g to %.10g", where,
+    return SP_FAIL(d, SP_INVAL, "%s: must be %s from %.15g to %.15g", where,
                    t->kind == SP_OPT_INT     ? "an integer"
                    : t->kind == SP_OPT_BYTES ? "a size such as 512M"
                                              : "a number",

@@ -147,10 +147,12 @@ sp_err sp_opts_read_file(sp_opts *o, const char *path, sp_diag *d)
     snprintf(o->file, sizeof o->file, "%s%s", n > 80 ? "..." : "", n > 80 ? path + n - 77 : path);
     reader r = {.o = o, .path = o->file, .d = d};
     sp_buf text = {0};
-    sp_err err = sp_file_read(&text, path, MAX_FILE_BYTES, d);
+    sp_diag why = {0};
+    sp_err err = sp_file_read(&text, path, MAX_FILE_BYTES, &why);
+    if (err == SP_LIMIT)
+        return SP_FAIL(d, SP_FORMAT, "%s: longer than 1 MiB", o->file);
     if (err != SP_OK)
-        return SP_FAIL(d, SP_FORMAT, "%s: %s", o->file,
-                       err == SP_LIMIT ? "longer than 1 MiB" : "cannot be read");
+        return SP_FAIL(d, SP_FORMAT, "%s", why.msg);
     if (!yaml_parser_initialize(&r.yaml)) {
         sp_buf_fini(&text);
         return SP_FAIL(d, SP_NOMEM, "options");

@@ -116,9 +116,13 @@ static sp_err do_copy(sp_repl *r, const char *arg, sp_diag *d)
 
 static sp_err do_receipt(sp_repl *r, const char *arg, sp_diag *d)
 {
-    (void)arg;
     if (r->receipt.len == 0)
         return SP_FAIL(d, SP_INVAL, "/receipt: there is no answer yet");
+    if (*arg && strcmp(arg, "json") != 0)
+        return SP_FAIL(d, SP_INVAL, "/receipt: say json for all of its figures, or nothing");
+    if (!*arg)
+        return sp_cmd_explain_receipt(stderr, "receipt", sp_buf_str(&r->receipt), r->receipt.len,
+                                      d);
     fprintf(stderr, "%s\n", sp_buf_str(&r->receipt));
     return SP_OK;
 }
@@ -146,7 +150,7 @@ static const repl_command commands[] = {
     {"/undo", "", "take the last question and its answer back", do_undo},
     {"/again", "", "answer the last question once more", do_again},
     {"/copy", "", "ask the terminal to copy the last answer", do_copy},
-    {"/receipt", "", "what the last answer cost", do_receipt},
+    {"/receipt", "[json]", "what the last answer cost", do_receipt},
     {"/quit", "", "leave, as Ctrl-D does", do_quit},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };

@@ -99,6 +99,8 @@ sp_err sp_repl_load(sp_talk *t, const char *name, sp_diag *d)
     json_error_t why;
     SP_TRY(path_of(path, sizeof path, name, d));
     sp_err err = sp_file_read(&in, path, MAX_SAVED, d);
+    if (err == SP_NOTFOUND)
+        return SP_FAIL(d, err, "there is no conversation %.100s; /save NAME keeps this one", name);
     json_t *all = err == SP_OK ? json_loadb(sp_buf_str(&in), in.len, 0, &why) : NULL;
     if (err == SP_OK && !all)
         err = SP_FAIL(d, SP_FORMAT, "%.120s:%d: %.60s", path, why.line, why.text);

@@ -11,6 +11,8 @@
 #include "kv/tier.h"
 #include "text/chat.h"
 
+#include <stdio.h>
+
 /* Exit codes; docs in README and `sparing --help`. */
 enum {
     EXIT_DONE = 0,
@@ -65,6 +67,7 @@ typedef struct sp_command {
     size_t max_rest;
     int (*run)(const sp_opts *o);
     const char *example[3]; /* lines for a shell, with what they are for after two spaces and # */
+    const char *group;      /* heading of the list of commands, under which it stands */
 } sp_command;
 
 extern const sp_command sp_cmd_commands[];
@@ -232,6 +235,10 @@ int sp_cmd_experiment(const sp_opts *o);
 int sp_cmd_feedback(const sp_opts *o);
 int sp_cmd_doctor(const sp_opts *o);
 int sp_cmd_explain(const sp_opts *o);
+/* The receipt in p[n], JSON, or the answer that holds it, in words on out. name: of the text, for
+ * errors. Errors: SP_FORMAT; nothing was written then. */
+SP_MUST sp_err sp_cmd_explain_receipt(FILE *out, const char *name, const char *p, size_t n,
+                                      sp_diag *d);
 int sp_cmd_policy(const sp_opts *o);
 int sp_cmd_health(const sp_opts *o);
 int sp_cmd_improve(const sp_opts *o);

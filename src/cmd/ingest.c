@@ -2,6 +2,7 @@
  * unchanged, removed, partial, empty, failed or skipped, and is named with it. What cannot be read
  * keeps what an earlier run found in it; what is removed was proved to be gone. */
 #include "cmd/shelf.h"
+#include "cmd/term.h"
 
 #include "base/clock.h"
 #include "base/mem.h"
@@ -60,8 +61,10 @@ static void say(run *t, ending how, const char *path, size_t n_chunk, const char
 {
     bool wrong = how == FAILED || how == PARTIAL || how == EMPTY;
     t->n[how]++;
+    if (sp_term_is(stderr)) /* the line of the progress, if there is one, goes */
+        fputs("\r\033[K", stderr);
     if (wrong)
-        fprintf(stderr, "%ssparing: %s: %s%s%s\n", isatty(2) ? "\r" : "", path,
+        fprintf(stderr, "sparing: %s: %s%s%s\n", path,
                 how == FAILED ? "" : ending_names[how], how == FAILED ? "" : ": ", why);
     if (t->json) {
         sp_buf_printf(&t->files, "%s{\"path\":", t->files.len ? "," : "");

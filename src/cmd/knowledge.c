@@ -2,6 +2,7 @@
 #include "cmd/shelf.h"
 
 #include "base/clock.h"
+#include "base/utf8.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,6 +36,21 @@ static sp_err read_how(unsigned *out, const char *v, sp_diag *d)
     return SP_FAIL(d, SP_INVAL, "ranks: %.20s is none of all, plain, words, vectors, graph", v);
 }
 
+/* The first characters of a passage, each line of them as far in as the path above. */
+static void put_beginning(sp_buf *out, const char *text)
+{
+    enum { MOST = 240 };
+    size_t n = strlen(text), k = n < MOST ? n : MOST;
+    k -= sp_utf8_tail(text, k);
+    sp_buf_puts(out, "   ");
+    for (size_t i = 0; i < k; i++) {
+        sp_buf_putc(out, text[i]);
+        if (text[i] == '\n')
+            sp_buf_puts(out, "   ");
+    }
+    sp_buf_puts(out, k < n ? "…\n" : "\n");
+}
+
 static void print_hits(const sp_rag_hit *h, size_t n, double ms, bool json)
 {
     sp_buf out = {0};
@@ -52,8 +68,9 @@ static void print_hits(const sp_rag_hit *h, size_t n, double ms, bool json)
             sp_buf_json_str(&out, h[i].text, strlen(h[i].text));
             sp_buf_putc(&out, '}');
         } else {
-            sp_buf_printf(&out, "%zu. %s  (%.3f)\n   %s\n   %.240s%s\n", i + 1, h[i].place,
-                          h[i].score, h[i].path, h[i].text, strlen(h[i].text) > 240 ? "…" : "");
+            sp_buf_printf(&out, "%zu. %s  (%.3f)\n   %s\n", i + 1, h[i].place, h[i].score,
+                          h[i].path);
+            put_beginning(&out, h[i].text);
         }
     }
     if (json)

@@ -117,7 +117,7 @@ sp_err sp_cmd_model_path(char *out, size_t cap, const sp_opts *o, sp_diag *d)
     if (n)
         return SP_FAIL(d, SP_NOTFOUND, "%.120s: there are %zu models: name one with -m", dir, n);
     return SP_FAIL(d, SP_NOTFOUND,
-                   "%.120s: there is no model: `make run` or `sparing pull` fetches one", dir);
+                   "%.120s: there is no model yet: try `sparing pull smollm2-135m`", dir);
 }
 
 bool sp_cmd_embed_path(char *out, size_t cap, const sp_opts *o)

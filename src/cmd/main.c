@@ -53,15 +53,16 @@ static int next_steps(void)
         some = sp_cmd_list_models(&all, dir, &d) == SP_OK && all.n > 0;
     if (some)
         printf("sparing %s. %zu model%s in %s.\n"
-               "  sparing chat              talk in the terminal\n"
-               "  sparing serve             the API and the chat page\n"
-               "  sparing models            which models run here\n",
+               "  sparing chat               talk in the terminal\n"
+               "  sparing serve              the API and the chat page\n"
+               "  sparing models             which models run here\n",
                SP_VERSION, all.n, all.n == 1 ? "" : "s", dir);
     else
         printf("sparing %s. No model yet.\n"
-               "  sparing pull smollm2-135m get a small model (95 MB)\n",
+               "  sparing pull smollm2-135m  get a small model (98 MB)\n"
+               "  sparing doctor             what this machine can run\n",
                SP_VERSION);
-    printf("  sparing --help            all commands\n");
+    printf("  sparing --help             all commands\n");
     sp_cmd_free_paths(&all);
     sp_opts_free(o);
     return EXIT_DONE;

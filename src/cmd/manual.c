@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { FLAG_COLUMN = 30, MAX_GROUPS = 64 };
+enum { FLAG_COLUMN = 30, NAME_COLUMN = 18, MAX_GROUPS = 64 };
 
 void sp_manual_about(sp_buf *out, const sp_opt *t)
 {
@@ -98,15 +98,27 @@ void sp_manual_help(sp_buf *out, const sp_command *c, size_t width)
     }
 }
 
-void sp_manual_usage(sp_buf *out, size_t width)
+static void put_commands(sp_buf *out, const char *group, size_t width)
 {
-    sp_buf_puts(out, "usage: sparing COMMAND [OPTIONS]\n\n");
+    sp_buf_printf(out, "%s:\n", group);
     for (size_t i = 0; i < sp_cmd_command_count; i++) {
-        sp_buf_printf(out, "  %-12s", sp_cmd_commands[i].name);
-        sp_term_wrap(out, sp_cmd_commands[i].help, 14, 14, width);
+        const sp_command *c = &sp_cmd_commands[i];
+        if (strcmp(c->group, group) != 0)
+            continue;
+        sp_buf_printf(out, "  %-*s", NAME_COLUMN - 2, c->name);
+        sp_term_wrap(out, c->help, NAME_COLUMN, NAME_COLUMN, width);
         sp_buf_putc(out, '\n');
     }
     sp_buf_putc(out, '\n');
+}
+
+void sp_manual_usage(sp_buf *out, size_t width)
+{
+    static const char *const groups[] = {"Ask",     "Models",  "Serve",       "Documents",
+                                         "Improve", "Measure", "This machine"};
+    sp_buf_puts(out, "usage: sparing COMMAND [OPTIONS]\n\n");
+    for (size_t i = 0; i < sizeof groups / sizeof groups[0]; i++)
+        put_commands(out, groups[i], width);
     sp_term_wrap(out,
                  "`sparing COMMAND --help` lists the options. Each is also SPARING_NAME in the "
                  "environment and a key of sparing.yaml; flag > environment > file > profile > "

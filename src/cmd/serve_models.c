@@ -511,7 +511,7 @@ static sp_err add_folder(sp_serve_models *m, sp_diag *d)
         return all.n
                    ? SP_OK
                    : SP_FAIL(d, SP_NOTFOUND,
-                             "%.120s: there is no model: `make run` or `sparing pull` fetches one",
+                             "%.120s: there is no model yet: try `sparing pull smollm2-135m`",
                              dir);
     sp_cmd_model_name(name, path);
     sp_models_set_default(m->models, name);

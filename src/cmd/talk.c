@@ -273,6 +273,16 @@ static sp_err begin(sp_turn **out, sp_talk *t, sp_turn_error *e)
     return sp_turn_start(*out, &(sp_turn_run){0}, e);
 }
 
+/* A line of places, if they have it not yet: passages of one document may stand at one place. */
+static void put_place(sp_buf *out, const sp_rag_hit *h)
+{
+    sp_buf line = {0};
+    sp_buf_printf(&line, "  %s%s%s\n", h->place, *h->place ? ", " : "", h->path);
+    if (!strstr(sp_buf_str(out), sp_buf_str(&line)))
+        sp_buf_puts(out, sp_buf_str(&line));
+    sp_buf_fini(&line);
+}
+
 /* The passages that went into the prompt, each with what the answer took from it first. */
 static void take_sources(sp_talk_answer *a, const sp_turn *turn)
 {
@@ -294,7 +304,7 @@ static void take_sources(sp_talk_answer *a, const sp_turn *turn)
             sp_buf_json_str(&a->sources, h->text + cite->quote, cite->n_quote);
         }
         sp_buf_putc(&a->sources, '}');
-        sp_buf_printf(&a->places, "  %s%s%s\n", h->place, *h->place ? ", " : "", h->path);
+        put_place(&a->places, h);
     }
 }
 

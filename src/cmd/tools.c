@@ -7,6 +7,12 @@
 #include <stdio.h>
 #include <string.h>
 
+#ifdef __clang__
+#define COMPILER __VERSION__ /* names itself */
+#else
+#define COMPILER "gcc " __VERSION__
+#endif
+
 enum { MAX_INPUT_BYTES = 256 << 20 };
 
 int sp_cmd_tokenize(const sp_opts *o)
@@ -124,6 +130,6 @@ int sp_cmd_version(const sp_opts *o)
         printf("{\"version\":\"%s\",\"cpu\":\"%s\",\"compiler\":\"%s\",\"libraries\":\"%s\"}\n",
                SP_VERSION, cpu, __VERSION__, links);
     else
-        printf("sparing %s (%s; built with %s%s)\n", SP_VERSION, cpu, __VERSION__, words);
+        printf("sparing %s (%s; built with " COMPILER "%s)\n", SP_VERSION, cpu, words);
     return EXIT_DONE;
 }

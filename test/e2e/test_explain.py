@@ -37,8 +37,8 @@ def test_what_was_reused_and_saved(server, tmp_path):
     assert "read 1.0 of 4.0 MB of keys and values; what was left out weighs at most 0.011 of a step (asked: 0.02)" in explain(answer).stdout
 
 
-@pytest.mark.parametrize("text, says", [("{", "-:1: "), ("[]", "no receipt in it"), ('{"usage": {"sparing": 3}}', "no receipt in it"), ("", "-:1: ")])
+@pytest.mark.parametrize("text, says", [("{", "stdin:1: no JSON"), ("[]", "stdin has no receipt"), ('{"usage": {"sparing": 3}}', "stdin has no receipt"), ("", "stdin is empty")])
 def test_what_is_no_receipt(text, says):
     p = run("explain", stdin=text, check=False)
-    assert p.returncode == 1 and says in p.stderr and p.stdout == ""
+    assert p.returncode == 1 and says in p.stderr and "it takes an answer of the API" in p.stderr and p.stdout == ""
     assert run("explain", "/none/at/all.json", check=False).returncode == 1

@@ -81,6 +81,31 @@ def test_every_file_is_named_with_what_became_of_it(shelf):
     assert shelf.ingest(path=shelf.docs / "odd.exe") == {"odd.exe": ("failed", "not a format that is read")} and shelf.code == 1, "asked for by name"
 
 
+def test_a_found_passage_is_cut_between_characters(shelf):
+    """Its beginning, indented line by line."""
+    shelf.put(a__txt="heron\n\n" + "x" + "你" * 100)
+    shelf.ingest()
+    lines = run("search", "heron", "--knowledge", str(shelf.db)).stdout.splitlines()
+    assert lines[2:] == ["   heron", "   x" + "你" * 77 + "…"] and lines[1] == f"   {shelf.docs / 'a.txt'}"
+
+
+def test_on_a_terminal_a_file_has_a_line_of_its_own(shelf):
+    """The line of the progress goes before one says how a file ended."""
+    for i in range(3):
+        (shelf.docs / f"d{i}.txt").write_text(f"document number {i}")
+    main, side = pty.openpty()
+    p = subprocess.Popen([str(BIN), "ingest", str(shelf.docs), "--knowledge", str(shelf.db)], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=side, stderr=side, env={**os.environ, "TERM": "xterm"})
+    os.close(side)
+    shown = b""
+    try:
+        while part := os.read(main, 65536):
+            shown += part
+    except OSError:  # the terminal has ended
+        pass
+    assert p.wait() == 0 and shown.count(b"\x1b[Kadded") == 3 and b"] 1/3 \r\x1b[Kadded" in shown, shown
+    os.close(main)
+
+
 def test_a_failed_read_keeps_what_was_read(shelf):
     shelf.put(a__jsonl='{"text":"alpha falcon"}\n')
     shelf.ingest()

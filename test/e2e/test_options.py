@@ -126,6 +126,12 @@ def test_every_line_of_the_example_file_parses(tmp_path):
     assert len(keys) == len(set(keys)) > 60
 
 
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_each_command_stands_once_under_a_heading(width):
+    names = re.findall(r"^  (\S+)\s", run("--help", env={"COLUMNS": str(width)}).stdout, re.M)
+    assert sorted(names) == sorted(re.findall(r"^\| `([a-z][\w-]*)` \|", REFERENCE, re.M)) and len(names) > 25
+
+
 def test_reference_page_is_fresh():
     if platform.machine() != "x86_64":
         pytest.skip("the page names the levels of x86-64")
@@ -182,7 +188,7 @@ def test_fish_completes(tmp_path):
 def test_alone_says_what_to_do_next(tmp_path):
     assert "sparing chat" in run().stdout
     p = run(cwd=tmp_path, env={"XDG_DATA_HOME": str(tmp_path / "d")})
-    assert "No model yet" in p.stdout and "sparing pull" in p.stdout and list(tmp_path.iterdir()) == []
+    assert "No model yet" in p.stdout and "sparing pull" in p.stdout and "sparing doctor" in p.stdout and list(tmp_path.iterdir()) == []
     assert "--print takes" in refused(2, "--print", "nothing")
 
 
