@@ -15,7 +15,7 @@ import yaml
 
 from conftest import BIN, ROOT, Server, quick_file, wait_until
 
-GUIDES = ["FIRST-HOUR", "APPS", "LAN", "OPERATING"]
+GUIDES = ["FIRST-HOUR", "APPS", "LAN", "OPERATING", "SAVING"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 
 
@@ -45,7 +45,7 @@ def test_no_command_that_nobody_runs():
     for guide in GUIDES:
         assert [c for c in commands(guide) if not kind(c)] == [], guide
         assert [c for c in commands(guide, "sh") if not re.match(NOT_RUN, c)] == [], guide
-        assert {name for name, _ in BLOCK.findall((ROOT / f"docs/{guide}.md").read_text())} <= {"", "sh", "caddy", "nginx", "yaml", "toml", "python"}
+        assert {name for name, _ in BLOCK.findall((ROOT / f"docs/{guide}.md").read_text())} <= {"", "sh", "text", "caddy", "nginx", "yaml", "toml", "python"}
     assert {kind(c) for g in GUIDES for c in commands(g)} == set(KINDS.values())
 
 

@@ -32,6 +32,10 @@ def of_kind(kind):
     return [c for c in commands() if any(re.match(p, c) and k == kind for p, k in KINDS.items())]
 
 
+def test_it_is_one_page():
+    assert len(README.splitlines()) <= 60
+
+
 def test_no_command_that_nobody_runs():
     assert len(list(commands())) >= 6
     assert [c for c in commands() if not any(re.match(p, c) for p in KINDS)] == []
