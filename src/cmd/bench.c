@@ -2,6 +2,7 @@
  * in the same run. No reuse, no sampling. With --epsilon, rows for each value, in alternating
  * rounds. */
 #include "cmd/cmd.h"
+#include "cmd/term.h"
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -225,12 +226,16 @@ static sp_err measure(bench *b, size_t n, size_t depth, size_t n_seq, sp_diag *d
     size_t n_open;
     memset(b->cert, 0, sizeof b->cert);
     sp_err err = open_base(b, base, &n_open, depth, n_seq ? n_seq : 1, d);
+    uint64_t since = sp_clock_ns();
     for (size_t i = 0; i < b->repeat && err == SP_OK; i++) {
         for (size_t e = 0; e < b->n_eps && err == SP_OK; e++)
             err = run_eps(b, &s[e][i], base, e, n, n_seq, d);
-        if (isatty(STDERR_FILENO))
-            fprintf(stderr, "\r%s %zu depth %zu: %zu/%zu ", n_seq ? "gen" : "prompt", n, depth,
+        if (isatty(STDERR_FILENO)) {
+            fprintf(stderr, "\r%s %zu depth %zu: %zu/%zu", n_seq ? "gen" : "prompt", n, depth,
                     i + 1, b->repeat);
+            sp_term_put_left(stderr, since, i + 1, b->repeat);
+            fputs("   ", stderr);
+        }
     }
     if (isatty(STDERR_FILENO))
         fputs("\r\033[K", stderr);

@@ -42,18 +42,28 @@ typedef struct run {
     bool bad; /* something named was not done: exit code 1 */
     bool json;
     sp_buf files; /* JSON of what was named so far */
+    uint64_t since_ns, told_ns; /* begin of what goes on; when its progress was told last */
 } run;
 
-static void progress(const run *t, const char *what, size_t done, size_t all)
+/* A line that is written over; without a terminal a line each half minute. */
+static void progress(run *t, const char *what, size_t done, size_t all)
 {
     enum { WIDTH = 30 };
-    if (!isatty(2) || sp_opt_flag(t->o, "quiet"))
+    static const uint64_t pause_ns = 30000000000;
+    if (sp_opt_flag(t->o, "quiet"))
         return;
-    size_t k = all ? done * WIDTH / all : WIDTH;
-    fprintf(stderr, "\r%-10s [%.*s%*s] %zu/%zu ", what, (int)k, "##############################",
-            (int)(WIDTH - k), "", done, all);
-    if (done == all)
+    if (isatty(2)) {
+        size_t k = all ? done * WIDTH / all : WIDTH;
+        fprintf(stderr, "\r%-10s [%.*s%*s] %zu/%zu", what, (int)k,
+                "##############################", (int)(WIDTH - k), "", done, all);
+        sp_term_put_left(stderr, t->since_ns, done, all);
+        fputs(done == all ? sp_term_is(stderr) ? "\033[K\n" : "\n" : "   ", stderr);
+    } else if (sp_clock_ns() - t->told_ns >= pause_ns) {
+        fprintf(stderr, "%s: %zu of %zu", what, done, all);
+        sp_term_put_left(stderr, t->since_ns, done, all);
         fputc('\n', stderr);
+        t->told_ns = sp_clock_ns();
+    }
 }
 
 /* How a file ended, by name. Failures go to the error output too, where scripts look for them. */
@@ -307,6 +317,7 @@ static sp_err embed_all(run *t, size_t n_all, sp_diag *d)
     size_t n;
     sp_arena_init(&a, 0);
     sp_err err = SP_OK;
+    t->since_ns = t->told_ns = sp_clock_ns();
     while (err == SP_OK && (err = sp_rag_bare_next(s->store, &a, BATCH, &bare, &n, d)) == SP_OK) {
         for (size_t i = 0; i < n && err == SP_OK; i++) {
             sp_rag_read r = {0};
@@ -349,6 +360,7 @@ static sp_err ingest_root(run *t, const char *root, sp_diag *d)
     char *real = realpath(root, NULL);
     sp_err err =
         real ? walk(t, &p, real, d) : SP_FAIL(d, SP_NOTFOUND, "%.150s: %s", root, strerror(errno));
+    t->since_ns = t->told_ns = sp_clock_ns();
     for (size_t k = 0; k < p.n && err == SP_OK; k++) {
         err = ingest_file(t, p.at[k], d);
         progress(t, "documents", k + 1, p.n);

@@ -3,7 +3,9 @@
  * text's first --ctx tokens are decoded one by one by sequences side by side, one dense and one for
  * each E, and every position's distributions are compared. */
 #include "cmd/cmd.h"
+#include "cmd/term.h"
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
 
@@ -58,13 +60,17 @@ static sp_err run(sp_loaded *l, size_t n_win, const sp_ids *ids, double *nll, si
     size_t n_chunk = ids->n / n_win;
     SP_TRY(sp_model_work_new(&w, l->model, CHUNK, CHUNK, d));
     sp_err err = SP_OK;
+    uint64_t since = sp_clock_ns();
     for (size_t i = 0; i < n_chunk && err == SP_OK; i++) {
         uint32_t *tok = ids->id + i * n_win;
         if (sp_tok_adds_bos(l->tok))
             tok[0] = sp_tok_bos(l->tok);
         err = score(nll, n_scored, l, w, tok, n_win, d);
-        if (isatty(STDERR_FILENO))
-            fprintf(stderr, "\r%zu/%zu  %.4f ", i + 1, n_chunk, exp(*nll / (double)*n_scored));
+        if (isatty(STDERR_FILENO)) {
+            fprintf(stderr, "\r%zu/%zu  %.4f", i + 1, n_chunk, exp(*nll / (double)*n_scored));
+            sp_term_put_left(stderr, since, i + 1, n_chunk);
+            fputs("   ", stderr);
+        }
     }
     if (isatty(STDERR_FILENO))
         fputc('\n', stderr);

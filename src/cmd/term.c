@@ -1,5 +1,7 @@
 #include "cmd/term.h"
 
+#include "base/clock.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -68,6 +70,13 @@ size_t sp_term_columns(const char *s, size_t n)
     for (size_t i = 0; i < n; i++)
         cols += ((unsigned char)s[i] & 0xc0) != 0x80;
     return cols;
+}
+
+void sp_term_put_left(FILE *to, uint64_t since_ns, size_t done, size_t all)
+{
+    double ms = sp_clock_ms(since_ns);
+    if (ms >= 1000 && done && done < all)
+        fprintf(to, ", %.0f s left", ms / 1e3 * (double)(all - done) / (double)done);
 }
 
 void sp_term_wrap(sp_buf *out, const char *text, size_t at, size_t indent, size_t width)

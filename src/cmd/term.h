@@ -7,6 +7,7 @@
 #include "base/err.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdio.h>
 
 enum { SP_TERM_COPY = 74994 /* 99,992 of base64: several terminals stop at 100,000 */ };
@@ -26,6 +27,9 @@ SP_MUST sp_err sp_term_copy(FILE *to, const char *text, size_t n, sp_diag *d);
 size_t sp_term_width(FILE *to);
 /* Columns that n bytes of a text take: one each character. */
 size_t sp_term_columns(const char *s, size_t n);
+/* ", 12 s left" of work that began at since_ns and is done by `done` of `all`; nothing in its first
+ * second, and when it is done. */
+void sp_term_put_left(FILE *to, uint64_t since_ns, size_t done, size_t all);
 /* Appends text, broken between words at width columns. The first line begins at column `at`, the
  * others after `indent` spaces. Ends without a newline. */
 void sp_term_wrap(sp_buf *out, const char *text, size_t at, size_t indent, size_t width);

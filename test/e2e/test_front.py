@@ -424,6 +424,74 @@ def test_files_go_into_the_chat(opened, stub):  # noqa: F811
     assert [s[:2] for s in stub.changes(1)] == [("DELETE", "/v1/files/file-1")]
 
 
+@pytest.mark.parametrize("size", ["desk", "phone"])
+def test_files_are_dropped_and_pasted(opened, stub, size):  # noqa: F811
+    o = opened(stub, size)
+    page = o.page
+    expect(page.get_by_role("button", name="No documents")).to_be_visible()
+    stub.changes()
+    send = """([kind, name]) => {
+        const data = new DataTransfer();
+        data.items.add(new File(['The quagga.'], name, {type: 'text/plain'}));
+        const at = kind === 'paste' ? document.getElementById('ask') : window;
+        at.dispatchEvent(kind === 'paste' ? new ClipboardEvent('paste', {clipboardData: data, bubbles: true, cancelable: true})
+                                          : new DragEvent(kind, {dataTransfer: data, bubbles: true, cancelable: true}));
+    }"""
+    page.evaluate(send, ["dragenter", "a.txt"])
+    expect(page.get_by_text("Drop the file: this chat can then be asked about it")).to_be_visible()
+    o.check()
+    shot(page, f"drop-{size}")
+    page.evaluate(send, ["drop", "a.txt"])
+    expect(page.get_by_text("Drop the file")).to_have_count(0)
+    page.evaluate(send, ["paste", "b.txt"])
+    for name in ("a.txt", "b.txt"):
+        expect(page.get_by_role("button", name=f"Remove {name}")).to_be_visible()
+    expect(page.get_by_role("list", name="Attached").get_by_text("3 passages")).to_have_count(2)
+    sent = stub.changes()
+    assert sorted(s[1] for s in sent) == ["/v1/files", "/v1/files", "/v1/vector_stores", "/v1/vector_stores/vs_1/files", "/v1/vector_stores/vs_1/files"]  # one collection for both
+
+
+def test_calls_of_tools_are_shown(opened, stub):  # noqa: F811
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "<b>Oslo</b>"}'}}
+    stub.chat("conv_tools0000", "Tools", [("user", "Rain?"), {"role": "assistant", "content": "", "tool_calls": [call]}])
+    o = opened(stub, path="/#conv_tools0000")
+    fold = answer(o.page).locator("details.call")
+    expect(fold.locator("summary")).to_have_text("Asks for the tool weather")
+    expect(fold).not_to_have_attribute("open", "")
+    fold.locator("summary").click()
+    expect(fold.locator("code")).to_have_text('{"city": "<b>Oslo</b>"}')
+    o.check()
+
+
+@pytest.mark.parametrize("size", ["desk", "phone"])
+def test_high_contrast_and_reduced_motion(opened, stub, size):  # noqa: F811
+    """What the system asks for is done: firm lines, colours of the system, nothing that moves."""
+    o = opened(stub, size, contrast="more", reduced_motion="reduce")
+    page = o.page
+    stub.scripts.append([("gate",), ("say", "Done.")])
+    o.ask("go")
+    expect(answer(page).get_by_role("status")).to_be_visible()
+    colour = lambda name: page.evaluate(f"getComputedStyle(document.documentElement).getPropertyValue('--{name}').trim()")  # noqa: E731
+    assert colour("line") == colour("edge") and colour("muted") == colour("text")
+    assert page.evaluate("[...document.querySelectorAll('*')].every((e) => getComputedStyle(e).animationName === 'none')")
+    o.check()
+    stub.go()
+    ended(page)
+    page.emulate_media(forced_colors="active")
+    o.check()
+    shot(page, f"forced-colors-{size}")
+    assert page.evaluate("[...document.querySelectorAll('button.icon')].every((b) => getComputedStyle(b).borderTopColor !== getComputedStyle(b).backgroundColor)")
+
+
+def test_it_can_be_installed(opened, stub):  # noqa: F811
+    """The manifest names a page and pictures that are there."""
+    o = opened(stub)
+    m = o.page.evaluate("async () => (await fetch(document.querySelector('link[rel=manifest]').href)).json()")
+    assert m["name"] and m["display"] == "standalone" and m["start_url"] == "/" and m["icons"]
+    for icon in m["icons"]:
+        assert o.page.evaluate("async (src) => { const i = new Image(); i.src = src; await i.decode(); return i.naturalWidth > 0; }", icon["src"])
+
+
 def test_how_far_a_file_is_and_how_large_it_may_be(opened, stub):  # noqa: F811
     """The limit is said before a file is sent, and one beyond it is not sent; of one that is read, how many passages are ready."""
     o = opened(stub)
