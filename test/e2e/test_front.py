@@ -557,7 +557,7 @@ def test_a_chat_as_a_page_to_hand_on(opened, stub, chromium, tmp_path):  # noqa:
     """One file: it shows what the chat shows, asks nobody for anything, and runs nothing."""
     sources = {"retrieved": [{"file_id": "f", "chunk_id": "c", "filename": "quagga.txt", "place": "Quagga", "text": "It died out in 1883. The rest is ours."}], "facts": [], "annotations": [
         {"type": "file_citation", "file_citation": {"start_index": 0, "end_index": 4, "passage": 1, "quote": "It died out in 1883."}}]}
-    stub.chat("conv_share000", "A <b>chat</b> & more", [("user", "<i>Why</i>?"), {"role": "assistant", "sources": sources, "content": """1883 and $x^2$ ![far](https://example.org/a.png) <script>document.title = "ran"</script>
+    stub.chat("conv_share000", "A <b>chat</b> & more", [("user", "<i>Why</i>?"), {"role": "assistant", "sources": sources, "content": """1883 and $x^2$ ![far](https://example.org/a.png) ![own](/icon.svg) <script>document.title = "ran"</script>
 
 ```python
 def f(): return 1
@@ -581,6 +581,7 @@ def f(): return 1
     assert other.locator("math").count() == 1 and other.locator(".katex-html, button, script, img").count() == 0
     expect(other.locator(".hl-keyword").first).to_have_text("def")
     assert other.evaluate("getComputedStyle(document.querySelector('.hl-keyword')).color") == "rgb(138, 62, 168)"
+    expect(other.get_by_text("own", exact=False).first).to_be_visible()
     expect(other.get_by_role("checkbox", name="done")).to_be_checked()
     expect(other.get_by_role("link", name="Image at example.org: far")).to_have_attribute("href", "https://example.org/a.png")
     other.get_by_role("link", name="1", exact=True).click()

@@ -87,6 +87,15 @@ def test_retrieve_names_its_sources(documents):
     assert "Nothing was found" in run("run", *model(), "-n", 4, "zzqx", *look).stderr
 
 
+def test_a_place_is_named_once(tmp_path):
+    """Several passages of one document may stand at one place."""
+    (tmp_path / "rivers.md").write_text("# Rivers\n\n" + "\n\n".join(f"In year {i} the river was high in April. " + "It rose when the snow melted in the hills. " * 12 for i in range(12)))
+    run("ingest", tmp_path / "rivers.md", "--collection", "water", "--knowledge", tmp_path / "k.db")
+    look = [*model(), "-n", 4, "When is the river high?", "--knowledge", tmp_path / "k.db", "--retrieve", "water"]
+    assert len(json.loads(run("run", *look, "--json").stdout)["sources"]) > 1
+    assert run("run", *look).stderr.count("rivers.md") == 1
+
+
 def test_retrieve_without_documents(documents, tmp_path):
     p = run("run", *model(), "Hi", "--retrieve", "x", "--knowledge", tmp_path / "none.db", check=False)
     assert p.returncode == 1 and "none.db: there is no such file; `sparing ingest` makes one" in p.stderr
