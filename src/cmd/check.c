@@ -80,6 +80,12 @@ bool sp_check_is_valid(const struct json_t *c)
            (!number || json_is_number(number)) && (!like || json_string_length(like) > 0);
 }
 
+bool sp_check_is_there(const struct json_t *line, bool judged)
+{
+    const json_t *check = json_object_get(line, "check");
+    return check ? sp_check_is_valid(check) : judged;
+}
+
 double sp_check_score(const struct json_t *c, const char *text)
 {
     const json_t *like = json_object_get(c, "like");

@@ -10,6 +10,8 @@ struct json_t;
 
 /* Is the check one that can be made, and can it fail? */
 bool sp_check_is_valid(const struct json_t *check);
+/* Does the line have such a check, or none where it need not? */
+bool sp_check_is_there(const struct json_t *line, bool judged);
 /* 0 or 1; of like, anything from 0 to 1. */
 double sp_check_score(const struct json_t *check, const char *text);
 

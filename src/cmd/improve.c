@@ -6,7 +6,7 @@
 
 #include "base/clock.h"
 #include "cmd/check.h"
-#include "cmd/trial.h"
+#include "cmd/judge.h"
 #include "pipe/experiment.h"
 #include "pipe/version.h"
 
@@ -28,6 +28,7 @@ typedef struct improve {
     sp_versions *versions;
     int lock; /* of the folder; -1: none */
     sp_trial trial;
+    sp_cmd_judge judge;
     sp_db *feedback; /* NULL: no records */
     sp_hdb *history;
     sp_prompts prompts;
@@ -96,7 +97,7 @@ static sp_err gather(improve *m, sp_diag *d)
                        "--history, or --prompts, or all of them");
     SP_TRY(open_records(m, d));
     if (path)
-        SP_TRY(sp_prompts_read(&m->prompts, path, d));
+        SP_TRY(sp_prompts_read(&m->prompts, path, &m->judge, d));
     return sp_prompts_split(&m->prompts, sp_opt_num(m->o, "held"), d);
 }
 
@@ -145,6 +146,7 @@ static sp_err answer_by(improve *m, sp_outcome *out, size_t at, const sp_knobs *
     sp_diag why = {0};
     sp_knob_settings s;
     const json_t *line = m->prompts.p[at].line;
+    bool judged = sp_cmd_judge_takes(&m->judge, line, m->prompts.p[at].is_record);
     SP_TRY(take_head(m, k, d));
     SP_TRY(sp_trial_ask(&q, &m->trial, line, (size_t)sp_opt_int(m->o, "max-tokens"), d));
     sp_knobs_settings(&s, k);
@@ -157,7 +159,7 @@ static sp_err answer_by(improve *m, sp_outcome *out, size_t at, const sp_knobs *
     }
     uint64_t since = sp_clock_ns();
     m->n_answer++;
-    *out = (sp_outcome){.failed = true};
+    *out = (sp_outcome){.failed = true, .judged = judged};
     if (sp_trial_answer(&t, &m->trial, q, NULL, NULL, &why) != SP_OK) {
         if (why.code == SP_NOMEM)
             *d = why;
@@ -167,14 +169,28 @@ static sp_err answer_by(improve *m, sp_outcome *out, size_t at, const sp_knobs *
     sp_turn_receipt(&r, t);
     double ms = sp_clock_ms(since);
     *out = (sp_outcome){
-        .quality = sp_check_score(json_object_get(line, "check"), sp_buf_str(&a->text)),
+        .quality =
+            judged ? 0 : sp_check_score(json_object_get(line, "check"), sp_buf_str(&a->text)),
         .cost = cost_of(m, &r, ms),
         .ms = ms,
-        .cls = sp_turn_plan(t)->judged ? (unsigned)sp_turn_plan(t)->cls : SP_CLASSES};
+        .cls = sp_turn_plan(t)->judged ? (unsigned)sp_turn_plan(t)->cls : SP_CLASSES,
+        .judged = judged};
+    if (judged)
+        sp_buf_put(&out->text, a->text.p, a->text.len);
     m->cost += r.cost;
     m->flops += r.flops_spent;
     sp_turn_free(t);
-    return SP_OK;
+    return out->text.failed ? SP_FAIL(d, SP_NOMEM, "answer") : SP_OK;
+}
+
+/* By the engine that answered last; a draft head changes no verdict. */
+static sp_err judge(void *arg, int *out, size_t at, const sp_outcome *now, const sp_outcome *try,
+                    sp_diag *d)
+{
+    improve *m = arg;
+    const sp_str x = {sp_buf_str(&now->text), now->text.len},
+                 y = {sp_buf_str(&try->text), try->text.len};
+    return sp_cmd_judge_pair(&m->judge, out, m->prompts.p[at].line, x, y, d);
 }
 
 static sp_err answer(void *arg, sp_outcome *out, size_t at, const sp_knobs *k, sp_diag *d)
@@ -224,6 +240,7 @@ static sp_err open_folder(improve *m, sp_diag *d)
 
 static void close_all(improve *m)
 {
+    sp_cmd_judge_close(&m->judge);
     sp_trial_close(&m->trial);
     sp_retrained_fini(&m->retrained);
     sp_own_head_fini(&m->head);
@@ -254,7 +271,8 @@ static sp_err read_cfg(sp_improve_cfg *c, const improve *m, sp_diag *d)
                           .has = {.judge = m->trial.env.plan.want == SP_WANT_AUTO,
                                   .passages = m->trial.env.retrieve != NULL,
                                   .escalates = m->trial.env.retrieve != NULL},
-                          .answer = answer};
+                          .answer = answer,
+                          .judge = judge};
     if (strcmp(by, "cost") != 0 && strcmp(by, "flops") != 0 && strcmp(by, "ms") != 0)
         return SP_FAIL(d, SP_INVAL, "objective: '%.20s' is none of cost, flops, ms", by);
     if (strcmp(by, "cost") == 0 && env->price[0].in + env->price[0].out <= 0 &&
@@ -266,7 +284,7 @@ static sp_err read_cfg(sp_improve_cfg *c, const improve *m, sp_diag *d)
 
 static sp_err keep(improve *m, const sp_round *out, sp_diag *d)
 {
-    char name[80], why[200], round[64];
+    char name[80], why[260], round[64];
     if (out->held.wins) {
         const sp_proposal *p = &out->tried[out->best].what;
         if (p->knob == SP_KNOB_INTENT)
@@ -276,7 +294,9 @@ static sp_err keep(improve *m, const sp_round *out, sp_diag *d)
         if (p->knob == SP_KNOB_HEAD)
             SP_TRY(sp_own_head_keep(&m->head, m->versions, m->round + 1, d));
         sp_improve_report_name(p, name, sizeof name);
-        snprintf(why, sizeof why, "round %zu: %s", m->round + 1, name);
+        bool by_judge = out->held.n_judged > 0;
+        snprintf(why, sizeof why, "round %zu: %s%s%.60s", m->round + 1, name,
+                 by_judge ? ", judged by " : "", by_judge ? m->judge.who : "");
         SP_TRY(sp_versions_add(m->versions, &p->knobs, why, d));
     }
     int n = snprintf(round, sizeof round, "%zu %lld\n", m->round + 1, (long long)sp_clock_wall());
@@ -372,8 +392,10 @@ static sp_err run_round(improve *m, sp_diag *d)
     uint64_t since = sp_clock_ns();
     bool dry = sp_opt_flag(m->o, "dry-run");
     read_round(m, &m->round, &at);
+    SP_TRY(sp_cmd_judge_open(&m->judge, sp_opt_str(m->o, "judge"), m->o, d));
     SP_TRY(gather(m, d));
     SP_TRY(sp_trial_open(&m->trial, m->o, true, d));
+    SP_TRY(sp_cmd_judge_start(&m->judge, &m->trial, d));
     read_knobs(m);
     SP_TRY(read_cfg(&cfg, m, d));
     cfg.arg = m;
@@ -391,6 +413,7 @@ static sp_err run_round(improve *m, sp_diag *d)
                            .retrained = m->retrained.number ? &m->retrained : NULL,
                            .policy = m->policy.number ? &m->policy : NULL,
                            .head = m->head.number ? &m->head : NULL,
+                           .judge = m->judge.who ? &m->judge : NULL,
                            .out = &out};
     SP_TRY(sp_improve(&out, &cfg, &m->now, &m->options, &m->failures, m->prompts.n_early,
                       m->prompts.n, d));
@@ -399,8 +422,8 @@ static sp_err run_round(improve *m, sp_diag *d)
     r.after = in_force(m);
     r.n_answer = m->n_answer;
     r.seconds = sp_clock_ms(since) * 1e-3;
-    r.cost = m->cost;
-    r.flops = m->flops;
+    r.cost = m->cost + m->judge.cost;
+    r.flops = m->flops + m->judge.flops;
     return tell(m, &r, d);
 }
 

@@ -13,9 +13,10 @@
 
 /* The prompts of the earlier days as messages. */
 typedef struct lesson {
-    const sp_prompts *prompts;
+    const json_t **line; /* [n] */
     sp_chat_msg *msg;
-    sp_control_prompt *p; /* [prompts->n_early] */
+    sp_control_prompt *p; /* [n] */
+    size_t n;
 } lesson;
 
 static sp_str text_of(const json_t *text)
@@ -23,17 +24,22 @@ static sp_str text_of(const json_t *text)
     return (sp_str){json_string_value(text), json_string_length(text)};
 }
 
-static sp_err open_lesson(lesson *s, const sp_prompts *prompts, sp_diag *d)
+/* checked: those with a check only. */
+static sp_err open_lesson(lesson *s, const sp_prompts *prompts, bool checked, sp_diag *d)
 {
     size_t n = prompts->n_early, n_msg = 0, i;
-    s->prompts = prompts;
     for (size_t k = 0; k < n; k++)
         n_msg += 1 + json_array_size(json_object_get(prompts->p[k].line, "messages"));
+    s->line = sp_mem_array(n, sizeof(void *));
     s->p = sp_mem_array(n, sizeof *s->p);
     s->msg = sp_mem_array(n_msg, sizeof *s->msg);
     sp_chat_msg *to = s->msg;
-    for (size_t k = 0; k < n && s->p && to; k++) {
-        const json_t *line = prompts->p[k].line, *m, *list = json_object_get(line, "messages");
+    for (size_t at = 0; at < n && s->line && s->p && to; at++) {
+        const json_t *line = prompts->p[at].line, *m, *list = json_object_get(line, "messages");
+        if (checked && !json_object_get(line, "check"))
+            continue;
+        size_t k = s->n++;
+        s->line[k] = line;
         s->p[k].msg = to;
         json_array_foreach(list, i, m) {
             *to++ = (sp_chat_msg){.role = text_of(json_object_get(m, "role")),
@@ -46,11 +52,12 @@ static sp_err open_lesson(lesson *s, const sp_prompts *prompts, sp_diag *d)
                                   .content = text_of(json_object_get(line, "prompt"))};
         s->p[k].n_msg = (size_t)(to - s->p[k].msg);
     }
-    return s->p && s->msg ? SP_OK : SP_FAIL(d, SP_NOMEM, "prompts");
+    return s->line && s->p && s->msg ? SP_OK : SP_FAIL(d, SP_NOMEM, "prompts");
 }
 
 static void close_lesson(lesson *s)
 {
+    sp_mem_free(s->line);
     sp_mem_free(s->p);
     sp_mem_free(s->msg);
 }
@@ -58,7 +65,7 @@ static void close_lesson(lesson *s)
 static double score(void *arg, const sp_control_prompt *p, const char *answer)
 {
     const lesson *s = arg;
-    return sp_check_score(json_object_get(s->prompts->p[p - s->p].line, "check"), answer);
+    return sp_check_score(json_object_get(s->line[p - s->p], "check"), answer);
 }
 
 /* --- a policy --------------------------------------------------------------------------------- */
@@ -69,7 +76,9 @@ sp_err sp_own_policy_train(sp_own_policy *out, const sp_course_cfg *c, sp_diag *
     sp_turn_env env = {0};
     sp_control_train_cfg cfg;
     sp_control_result r = {0};
-    sp_err err = open_lesson(&s, c->prompts, d);
+    sp_err err = open_lesson(&s, c->prompts, true, d);
+    if (err == SP_OK && !s.n)
+        err = SP_FAIL(d, SP_INVAL, "retrain-control: no prompt of the earlier days has a check");
     if (err == SP_OK)
         err = sp_cmd_train_env(&env, c->l, c->metrics, d);
     sp_control_train_init(&cfg, &env);
@@ -82,7 +91,7 @@ sp_err sp_own_policy_train(sp_own_policy *out, const sp_course_cfg *c, sp_diag *
     cfg.score = score;
     cfg.arg = &s;
     if (err == SP_OK)
-        err = sp_control_learn(&out->policy, &r, &cfg, s.p, c->prompts->n_early, d);
+        err = sp_control_learn(&out->policy, &r, &cfg, s.p, s.n, d);
     sp_engine_free(env.engine);
     close_lesson(&s);
     if (err != SP_OK)
@@ -134,10 +143,9 @@ sp_err sp_own_head_train(sp_own_head *out, const sp_course_cfg *cfg, sp_diag *d)
                         .n_tok = (size_t)sp_opt_int(cfg->o, "draft-tokens"),
                         .minutes = sp_opt_num(cfg->o, "minutes")};
     unsigned number = sp_versions_count(cfg->versions, "head-", ".gguf") + 1;
-    size_t n = cfg->prompts->n_early;
     out->about.seed = cfg->round + 1;
-    sp_err err = open_lesson(&s, cfg->prompts, d);
-    for (size_t i = 0; i < n && err == SP_OK; i++)
+    sp_err err = open_lesson(&s, cfg->prompts, false, d);
+    for (size_t i = 0; i < s.n && err == SP_OK; i++)
         err = sp_head_course_ask(&c, s.p[i].msg, s.p[i].n_msg, d);
     if (err == SP_OK &&
         note_data(out->about.data, &c, cfg->prompts->n_day - cfg->prompts->n_day_held) != SP_OK)
@@ -148,7 +156,7 @@ sp_err sp_own_head_train(sp_own_head *out, const sp_course_cfg *cfg, sp_diag *d)
              number);
     if (err == SP_OK) {
         out->number = number; /* from here on there may be a file to remove */
-        out->n_prompt = n;
+        out->n_prompt = s.n;
         err = sp_head_course_write(&c, out->path, &out->about, d);
     }
     sp_head_course_fini(&c);

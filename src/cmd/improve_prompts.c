@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "cmd/check.h"
+#include "cmd/judge.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -12,13 +13,13 @@
 
 enum { MAX_FILE = 64 << 20, DAY_S = 86400 };
 
-static sp_err add(sp_prompts *p, int64_t at, json_t *line, sp_diag *d)
+static sp_err add(sp_prompts *p, int64_t at, json_t *line, bool is_record, sp_diag *d)
 {
     if (!line || !sp_mem_has_room(&p->p, &p->cap, p->n, sizeof *p->p)) {
         json_decref(line);
         return SP_FAIL(d, SP_NOMEM, "prompts");
     }
-    p->p[p->n] = (sp_prompt_line){at, p->n, line};
+    p->p[p->n] = (sp_prompt_line){at, p->n, line, is_record};
     p->n++;
     return SP_OK;
 }
@@ -34,13 +35,15 @@ static bool read_day(int64_t *out, const char *text)
     return true;
 }
 
-static sp_err read_line(sp_prompts *p, const char *text, size_t at_line, sp_diag *d)
+static sp_err read_line(sp_prompts *p, const char *text, size_t at_line, const sp_cmd_judge *judge,
+                        sp_diag *d)
 {
     json_error_t bad;
     int64_t at = 0;
     json_t *line = json_loads(text, 0, &bad);
+    sp_diag no = {0};
     const char *why = !line ? bad.text
-                      : !sp_check_is_valid(json_object_get(line, "check"))
+                      : !sp_check_is_there(line, judge->who != NULL)
                           ? "its check is none of contains, any, equals, number, like"
                       : !read_day(&at, json_string_value(json_object_get(line, "at")))
                           ? "at is not its day as YYYY-MM-DD"
@@ -48,14 +51,17 @@ static sp_err read_line(sp_prompts *p, const char *text, size_t at_line, sp_diag
                               !json_is_array(json_object_get(line, "messages"))
                           ? "it has neither messages of role and content nor a prompt"
                           : NULL;
+    if (!why && sp_cmd_judge_takes(judge, line, false) &&
+        sp_cmd_judge_may(judge, line, &no) != SP_OK)
+        why = no.msg;
     if (!why)
-        return add(p, at, line, d);
+        return add(p, at, line, false, d);
     sp_err err = SP_FAIL(d, SP_FORMAT, "line %zu: %.120s", at_line, why);
     json_decref(line);
     return err;
 }
 
-sp_err sp_prompts_read(sp_prompts *out, const char *path, sp_diag *d)
+sp_err sp_prompts_read(sp_prompts *out, const char *path, const sp_cmd_judge *judge, sp_diag *d)
 {
     sp_buf file = {0};
     sp_diag why = {0};
@@ -66,7 +72,7 @@ sp_err sp_prompts_read(sp_prompts *out, const char *path, sp_diag *d)
     sp_err err = text ? SP_OK : SP_FAIL(&why, SP_NOMEM, "file");
     for (char *p = text ? strtok_r(text, "\n", &save) : NULL; p && err == SP_OK;
          p = strtok_r(NULL, "\n", &save))
-        err = read_line(out, p, ++at, &why);
+        err = read_line(out, p, ++at, judge, &why);
     sp_mem_free(text);
     sp_buf_fini(&file);
     return err == SP_OK ? SP_OK : SP_FAIL(d, err, "%.80s: %.110s", path, why.msg);
@@ -84,7 +90,8 @@ static sp_err take_record(void *arg, int64_t at, const sp_hdb_item *m, size_t n,
             return SP_FAIL(d, SP_NOMEM, "prompts");
         }
     p->n_record++;
-    return add(p, at, json_pack("{s:o, s:{s:s}}", "messages", list, "check", "like", good), d);
+    return add(p, at, json_pack("{s:o, s:{s:s}}", "messages", list, "check", "like", good), true,
+               d);
 }
 
 sp_err sp_prompts_records(sp_prompts *out, sp_db *feedback, sp_hdb *history, int64_t since,

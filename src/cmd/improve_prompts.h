@@ -12,6 +12,7 @@ typedef struct sp_prompt_line {
     int64_t at;          /* seconds since 1970 */
     size_t order;        /* as it was read */
     struct json_t *line; /* prompt or messages, and check */
+    bool is_record;      /* of the server's own records */
 } sp_prompt_line;
 
 typedef struct sp_prompts {
@@ -22,9 +23,11 @@ typedef struct sp_prompts {
     size_t n_record, left_out; /* of p, those of records; ratings that could not be asked again */
 } sp_prompts;
 
-/* A file of JSON lines: {"at": "YYYY-MM-DD", "prompt" or "messages", "check"}. SP_FORMAT names the
- * line. */
-SP_MUST sp_err sp_prompts_read(sp_prompts *out, const char *path, sp_diag *d);
+/* A file of JSON lines: {"at": "YYYY-MM-DD", "prompt" or "messages", "check"}; judge->who: a line
+ * may be without a check. SP_FORMAT names the line. */
+struct sp_cmd_judge;
+SP_MUST sp_err sp_prompts_read(sp_prompts *out, const char *path, const struct sp_cmd_judge *judge,
+                               sp_diag *d);
 SP_MUST sp_err sp_prompts_records(sp_prompts *out, sp_db *feedback, sp_hdb *history, int64_t since,
                                   sp_diag *d);
 /* Sorts by day, and holds the last share of the days out. SP_INVAL: there are fewer than two

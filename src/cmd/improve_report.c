@@ -82,6 +82,21 @@ static void put_trained(sp_buf *out, const sp_improve_report *r)
                       (double)r->head->about.right[0], (unsigned long long)r->head->about.n_held);
 }
 
+static void put_judge(sp_buf *out, const sp_improve_report *r)
+{
+    const sp_cmd_judge *j = r->judge;
+    if (!j)
+        return;
+    sp_buf_printf(
+        out,
+        "\n## Who judged\n\n`%s` (%s) compared %zu pairs of answers to prompts without an exact "
+        "check, each twice with the answers' places swapped. %zu pairs were equal, and nobody was "
+        "asked; in %zu the two verdicts did not agree, and in %zu one was missing: these are ties. "
+        "Its verdicts took %zu tokens.\n",
+        j->who, j->place ? j->place->model : "this model", j->n, j->n_same, j->n_split,
+        j->n_unclear, j->tok);
+}
+
 static void put_tried(sp_buf *out, const sp_improve_report *r)
 {
     sp_buf_printf(
@@ -98,7 +113,7 @@ static void put_tried(sp_buf *out, const sp_improve_report *r)
         sp_improve_report_name(&t->what, name, sizeof name);
         sp_buf_printf(out, "| %s%s | %s | %zu | %+.3f | %zu, %zu | %.0f %% | %s |\n", name,
                       i == r->out->best ? " (the best)" : "", t->what.why, s->n,
-                      s->quality[1] - s->quality[0], s->won, s->lost_n, 100 * share_of_cost(s),
+                      s->mean_difference, s->won, s->lost_n, 100 * share_of_cost(s),
                       guard_words(s->lost));
     }
 }
@@ -119,7 +134,10 @@ static void put_decision(sp_buf *out, const sp_improve_report *r)
                   "|---|---|---|---|\n"
                   "| quality | %.3f | %.3f | %+.3f (%+.3f to %+.3f) |\n",
                   name, s->n, 100 * (1 - r->cfg->decide.alpha), s->quality[0], s->quality[1],
-                  s->quality[1] - s->quality[0], s->difference.low, s->difference.high);
+                  s->mean_difference, s->difference.low, s->difference.high);
+    if (s->n_judged)
+        sp_buf_printf(out, "| judged, of %zu | %zu better | %zu better | |\n", s->n_judged,
+                      s->judged_lost, s->judged_won);
     sp_buf_printf(out, "| %s | %.4g | %.4g | %.0f %% (a pair's share %.3f to %.3f; 0.5: alike) |\n",
                   r->objective, s->cost[0], s->cost[1], 100 * share_of_cost(s), s->share.low,
                   s->share.high);
@@ -175,6 +193,7 @@ void sp_improve_report_write(const sp_improve_report *r, sp_buf *out)
                   r->prompts->n, r->prompts->n_day, r->prompts->n_day_held, r->prompts->n_record,
                   r->prompts->left_out);
     put_trained(out, r);
+    put_judge(out, r);
     put_tried(out, r);
     put_decision(out, r);
     put_watch(out, r);
@@ -185,11 +204,13 @@ static void put_json_decision(sp_buf *out, const sp_decision *s)
     sp_buf_printf(
         out,
         "{\"prompts\":%zu,\"quality\":[%.6g,%.6g],\"cost\":[%.9g,%.9g],\"ms\":[%.3f,%.3f],"
-        "\"failed\":[%zu,%zu],\"won\":%zu,\"lost\":%zu,\"log_evidence\":%.4f,"
+        "\"failed\":[%zu,%zu],\"won\":%zu,\"lost\":%zu,\"judged\":[%zu,%zu,%zu],"
+        "\"log_evidence\":%.4f,"
         "\"difference\":{\"low\":%.6g,\"high\":%.6g},\"proven\":%s,\"guard\":\"%s\","
         "\"wins\":%s}",
         s->n, s->quality[0], s->quality[1], s->cost[0], s->cost[1], s->ms[0], s->ms[1],
-        s->n_failed[0], s->n_failed[1], s->won, s->lost_n, s->n ? s->log_best : 0,
+        s->n_failed[0], s->n_failed[1], s->won, s->lost_n, s->n_judged, s->judged_won,
+        s->judged_lost, s->n ? s->log_best : 0,
         s->difference.low, s->difference.high, s->proven ? "true" : "false", sp_guard_name(s->lost),
         s->wins ? "true" : "false");
 }
@@ -232,6 +253,11 @@ void sp_improve_report_json(const sp_improve_report *r, sp_buf *out)
                   r->prompts->n, r->prompts->n_day, r->prompts->n_day_held, r->prompts->n_record,
                   r->prompts->left_out);
     put_json_trained(out, r);
+    if (r->judge) {
+        sp_buf_puts(out, "\"judge\":");
+        sp_cmd_judge_json(r->judge, out);
+        sp_buf_putc(out, ',');
+    }
     sp_buf_puts(out, "\"tried\":[");
     for (size_t i = 0; i < r->out->n_tried; i++) {
         char name[80];

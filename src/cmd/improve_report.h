@@ -3,6 +3,7 @@
 #define SP_CMD_IMPROVE_REPORT_H
 
 #include "cmd/improve_prompts.h"
+#include "cmd/judge.h"
 
 typedef struct sp_improve_report {
     size_t round;
@@ -17,6 +18,7 @@ typedef struct sp_improve_report {
     const struct sp_retrained *retrained; /* NULL: no model of intent was trained */
     const struct sp_own_policy *policy;   /* NULL: no policy was */
     const struct sp_own_head *head;       /* NULL: no draft head was */
+    const sp_cmd_judge *judge;            /* NULL: nobody judged */
     const sp_round *out;
     size_t n_answer;             /* that the round took */
     double seconds, cost, flops; /* of them */

@@ -43,6 +43,9 @@ static sp_err label_all(sp_buf *out, sp_retrained *r, const sp_retrain_cfg *c, s
         if (!text.n)
             continue;
         SP_TRY(c->answer(c->arg, &light, at, "light", d));
+        sp_buf_fini(&light.text);
+        if (light.judged) /* nothing says whether one answer is right */
+            continue;
         SP_TRY(c->answer(c->arg, &full, at, "full", d));
         sp_intent_judge(c->judge, &in, text.p, text.n);
         bool needs = !full.failed && (light.failed || full.quality > light.quality);

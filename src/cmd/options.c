@@ -175,6 +175,11 @@ const sp_opt sp_cmd_options[] = {
      "share of the objective that it must save"},
     {"slower", 0, SP_OPT_NUM, "1.25", 0.1, 100, C_IMPROVE, "X",
      "time of an answer over that of the settings in force, at most"},
+    {"judge", 0, SP_OPT_STR, NULL, 0, 0, C_IMPROVE, "WHO",
+     "who judges answers to prompts without an exact check, twice with places swapped: here (this "
+     "model), or a place of --placement (docs/EXPERIMENTS.md)", .example = "here"},
+    {"judge-tokens", 0, SP_OPT_INT, "1000000", 0, 1e12, LAB, "N",
+     "tokens that a judge may read and write; what comes behind them is a tie"},
     {"name", 0, SP_OPT_STR, NULL, 0, 0, C_EXPERIMENT, "NAME",
      "run: the experiment of the file that is meant", .example = "shorter"},
     {"knowledge", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | TALK | SHELF | LAB, "FILE|URL",
@@ -323,7 +328,7 @@ const sp_opt sp_cmd_options[] = {
      .example = "sk-1"},
     {"shadow-share", 0, SP_OPT_NUM, "1", 0, 1, C_SERVE, "SHARE", "share of chats that are compared",
      .needs = "shadow-of"},
-    {"placement", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE, "FILE",
+    {"placement", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | LAB, "FILE",
      "YAML file of places and of rules for what may go there (docs/PLACEMENT.md), in the stead of "
      "--upstream; what no rule names stays here", .example = "placement.yaml",
      .is_path = true},

@@ -5,7 +5,8 @@
 #include "cmd/cmd.h"
 #include "pipe/experiment.h"
 
-/* path: lines of {"messages": […]} or {"prompt": "…"}, each with what a right answer has:
+/* path: lines of {"messages": […]} or {"prompt": "…"}, each with what a right answer has; without
+ * it where the experiment has a judge (cmd/judge.h):
  *   {"check": {"contains": ["…"]}}  all of these texts, in any case of letters
  *   {"check": {"any": ["…"]}}       one of them
  *   {"check": {"equals": "…"}}      this text, without spaces around it

@@ -31,6 +31,9 @@ typedef struct sp_experiment {
     char *name, *salt, *group; /* salt, group: NULL: none */
     double *share;             /* of all conversations; NULL: 1 */
     char *metric;              /* that decides; NULL: none is named */
+    /* who judges answers to prompts without an exact check, side by side: here, or a place; NULL:
+     * nobody */
+    char *judge;
     bool interleave; /* its two variants are ranks of passages; a conversation gets both */
     bool adapt; /* shares of the variants follow the evidence */
     sp_variant *variant;       /* [n_variant] at least two; the first one is the control */

@@ -58,6 +58,7 @@ static const cyaml_schema_field_t experiment_fields[] = {
     CYAML_FIELD_STRING_PTR("group", MAYBE, sp_experiment, group, 1, NAME),
     CYAML_FIELD_FLOAT_PTR("share", MAYBE, sp_experiment, share),
     CYAML_FIELD_STRING_PTR("metric", MAYBE, sp_experiment, metric, 1, NAME),
+    CYAML_FIELD_STRING_PTR("judge", MAYBE, sp_experiment, judge, 1, NAME),
     CYAML_FIELD_BOOL("interleave", CYAML_FLAG_OPTIONAL, sp_experiment, interleave),
     CYAML_FIELD_BOOL("adapt", CYAML_FLAG_OPTIONAL, sp_experiment, adapt),
     {.key = "variants",
@@ -182,10 +183,10 @@ static sp_err check_interleaved(const sp_experiment *e, const char *path, sp_dia
     if (!e->interleave)
         return SP_OK;
     if (e->n_variant != 2 || (sets(e) & ~SETS_SEARCH) || e->variant[0].weight ||
-        e->variant[1].weight)
+        e->variant[1].weight || e->judge)
         return SP_FAIL(d, SP_FORMAT,
                        "%.80s: experiment %s: interleave takes two variants that set search and "
-                       "nothing else",
+                       "nothing else, and no judge",
                        path, e->name);
     return e->metric ? SP_FAIL(d, SP_FORMAT,
                                "%.80s: experiment %s: interleave is decided by passages that are "

@@ -146,6 +146,8 @@ typedef struct part {
 
 static void fini(part *p)
 {
+    for (size_t i = 0; i < p->n && p->now; i++)
+        sp_buf_fini(&p->now[i].text);
     sp_mem_free(p->at);
     sp_mem_free(p->now);
     sp_mem_free(p->pair);
@@ -168,13 +170,29 @@ static sp_err open_part(part *p, const sp_improve_cfg *cfg, const sp_knobs *now,
     return SP_OK;
 }
 
-static sp_pair pair_of(const sp_outcome *a, const sp_outcome *b)
+/* A verdict as the two qualities: of judged answers, one that failed is worse than one that did
+ * not. */
+static sp_err judge(sp_pair *p, const sp_improve_cfg *cfg, size_t at, const sp_outcome *a,
+                    const sp_outcome *b, sp_diag *d)
 {
-    return (sp_pair){.quality = {a->failed ? 0 : a->quality, b->failed ? 0 : b->quality},
+    int is = (int)a->failed - (int)b->failed;
+    if (!a->failed && !b->failed)
+        SP_TRY(cfg->judge(cfg->arg, &is, at, a, b, d));
+    p->judged = true;
+    p->quality[0] = 0.5 * (1 - is);
+    p->quality[1] = 0.5 * (1 + is);
+    return SP_OK;
+}
+
+static sp_err pair_of(sp_pair *out, const sp_improve_cfg *cfg, size_t at, const sp_outcome *a,
+                      const sp_outcome *b, sp_diag *d)
+{
+    *out = (sp_pair){.quality = {a->failed ? 0 : a->quality, b->failed ? 0 : b->quality},
                      .cost = {a->cost, b->cost},
                      .ms = {a->ms, b->ms},
                      .failed = {a->failed, b->failed},
                      .cls = a->cls % SP_DECIDE_CLASSES};
+    return a->judged || b->judged ? judge(out, cfg, at, a, b, d) : SP_OK;
 }
 
 /* drops: a try that is proven worse need not go on. */
@@ -184,7 +202,9 @@ static sp_err try_one(sp_decision *out, part *p, const sp_improve_cfg *cfg, cons
     for (size_t i = 0; i < p->n; i++) {
         sp_outcome o = {0};
         SP_TRY(cfg->answer(cfg->arg, &o, p->at[i], k, d));
-        p->pair[i] = pair_of(&p->now[i], &o);
+        sp_err err = pair_of(&p->pair[i], cfg, p->at[i], &p->now[i], &o, d);
+        sp_buf_fini(&o.text);
+        SP_TRY(err);
         if (!drops || (i + 1) % STOP_AFTER)
             continue;
         sp_decide(out, &cfg->decide, p->pair, i + 1);

@@ -48,11 +48,17 @@ typedef struct sp_outcome {
     double quality, cost, ms; /* of one answer, as in sp_pair */
     bool failed;
     unsigned cls;
+    sp_buf text; /* of an answer that a judge compares, whose quality is 0; else empty. Owned */
+    bool judged; /* it is compared by a judge */
 } sp_outcome;
 
 /* Answers prompt `at`. An answer that fails is an outcome; an error ends the round. */
 typedef sp_err (*sp_improve_fn)(void *arg, sp_outcome *out, size_t at, const sp_knobs *k,
                                 sp_diag *d);
+/* Which of two answers to prompt `at` is better: 1: try; -1: now; 0: neither. Both are judged, and
+ * neither failed. An error ends the round. */
+typedef sp_err (*sp_improve_judge_fn)(void *arg, int *out, size_t at, const sp_outcome *now,
+                                      const sp_outcome *try, sp_diag *d);
 
 typedef struct sp_improve_cfg {
     sp_decide_cfg decide;
@@ -61,6 +67,7 @@ typedef struct sp_improve_cfg {
     size_t round;                /* how many there were before: other things are tried each time */
     sp_improve_has has;
     sp_improve_fn answer;
+    sp_improve_judge_fn judge; /* NULL: no outcome is judged */
     void *arg;
 } sp_improve_cfg;
 

@@ -130,6 +130,11 @@ void sp_placement_choose(sp_place_verdict *out, const sp_placement *p, const sp_
     *out = v;
 }
 
+const sp_place *sp_placement_named(const sp_placement *p, const char *name)
+{
+    return sp_place_find(p->file, name);
+}
+
 sp_upstream *sp_placement_upstream(const sp_placement *p, const sp_place *to)
 {
     return p->door[to - p->file->places].upstream;

@@ -95,6 +95,8 @@ bool sp_placement_lets(const sp_placement *p, const sp_place_facts *f, const sp_
                        const sp_place_rule **rule, const char **why);
 /* Of the places of generation that it may go to, the cheapest, and of those the nearest. */
 void sp_placement_choose(sp_place_verdict *out, const sp_placement *p, const sp_place_facts *f);
+/* NULL: the file has no place of this name. */
+const sp_place *sp_placement_named(const sp_placement *p, const char *name);
 /* Of a place that a verdict named; NULL before sp_placement_connect. */
 sp_upstream *sp_placement_upstream(const sp_placement *p, const sp_place *to);
 /* Until one of them that rests is tried again; 0: now. */

@@ -66,15 +66,21 @@ static void bet(sp_decision *out, const sp_decide_cfg *cfg, const sp_pair *p, si
 
 static void add_up(sp_decision *out, const sp_pair *p, size_t n)
 {
+    for (size_t i = 0; i < n; i++)
+        out->n_judged += p[i].judged;
     for (size_t i = 0; i < n; i++) {
         for (size_t k = 0; k < 2; k++) {
-            out->quality[k] += p[i].quality[k] / (double)n;
+            out->quality[k] += p[i].judged ? 0 : p[i].quality[k] / (double)(n - out->n_judged);
             out->cost[k] += p[i].cost[k] / (double)n;
             out->ms[k] += p[i].ms[k] / (double)n;
             out->n_failed[k] += p[i].failed[k];
         }
-        out->won += p[i].quality[1] > p[i].quality[0];
-        out->lost_n += p[i].quality[1] < p[i].quality[0];
+        bool won = p[i].quality[1] > p[i].quality[0], lost = p[i].quality[1] < p[i].quality[0];
+        out->mean_difference += (p[i].quality[1] - p[i].quality[0]) / (double)n;
+        out->won += won;
+        out->lost_n += lost;
+        out->judged_won += won && p[i].judged;
+        out->judged_lost += lost && p[i].judged;
     }
 }
 

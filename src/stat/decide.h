@@ -25,6 +25,9 @@ enum { SP_DECIDE_CLASSES = 16 };
 /* One prompt: [0] is what is in force, [1] what is tried. */
 typedef struct sp_pair {
     double quality[2]; /* [0, 1] */
+    /* quality is a judge's verdict: 1 of the better answer and 0 of the other, or 0.5 of both. It
+     * is evidence of their difference, and says nothing of how good either is */
+    bool judged;
     double cost[2];    /* >= 0, in any unit */
     double ms[2];
     bool failed[2]; /* there was no answer; its quality is 0 */
@@ -35,7 +38,9 @@ typedef struct sp_decide_cfg {
     double alpha;
     double margin; /* of quality that a cheaper try may lose */
     double gain;   /* share of the cost that it must save at least */
-    double floor;  /* mean quality below which nothing wins */
+    /* mean quality below which nothing wins; above 0: nothing wins without pairs that were not
+     * judged */
+    double floor;
     double slower; /* time of the try over that in force, at most */
 } sp_decide_cfg;
 
@@ -57,9 +62,12 @@ typedef struct sp_decision {
     sp_guard lost;   /* the first guard that is lost */
     double log_best; /* logarithm of the wealth at its highest; proven from -log(alpha) on */
     double log_now;  /* at the last pair */
-    double quality[2], cost[2], ms[2]; /* means */
+    double quality[2];                 /* means of the pairs that were not judged */
+    double cost[2], ms[2];             /* means */
     size_t n_failed[2], won, lost_n;   /* pairs whose quality differs */
-    sp_interval difference;            /* of quality, at alpha */
+    size_t n_judged, judged_won, judged_lost; /* of them, by a judge's verdict */
+    double mean_difference;            /* of quality and of verdicts, over all pairs */
+    sp_interval difference;            /* of it, at alpha */
     sp_interval share; /* of a pair's cost, the part that the one in force has; 0.5: both cost as
                           much */
 } sp_decision;
