@@ -96,7 +96,7 @@ bool sp_api_reply(sp_http_reply *reply, const sp_diag *error)
 static bool with_model(call *c, const sp_codec *codec)
 {
     sp_turn_error e = {0};
-    sp_err err = sp_api_seek_model(&c->seek, c->app, c->req, codec, &e);
+    sp_err err = sp_api_seek_model(&c->seek, c->app, c->req, codec, c->tenant, &e);
     c->parked = err == SP_AGAIN;
     if (err == SP_OK) {
         c->here = *c->req;

@@ -2,6 +2,8 @@
 
 #include "api/params.h"
 #include "base/clock.h"
+#include "base/mem.h"
+#include "pipe/experiment.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -153,8 +155,47 @@ static void ping_loading(sp_buf *out)
                      "{\"stage\":\"load\",\"done\":0,\"total\":0,\"eta_ms\":null}\n\n");
 }
 
+/* The model of the conversation's variant. The body is read once more for what stays the same in
+ * the conversation; one that is wrong has none, and is refused when it is answered. */
+static sp_err find_variant(sp_api_seek *s, const sp_app *app, const sp_codec *codec,
+                           const char *tenant, sp_turn_error *e)
+{
+    const char *bad, *name = NULL;
+    sp_diag why = {0};
+    void *state = sp_mem_alloc(codec->state_bytes);
+    sp_ask *q = state ? sp_ask_new(tenant) : NULL;
+    if (q && codec->read(state, q, app, s->on, s->body, &bad, &why) == SP_OK)
+        name = sp_experiments_model(s->on->env.experiments, tenant, sp_experiments_unit(q));
+    sp_err err = q && why.code != SP_NOMEM ? SP_OK : SP_FAIL(&e->diag, SP_NOMEM, "request");
+    sp_ask_free(q);
+    if (state && codec->close)
+        codec->close(state);
+    sp_mem_free(state);
+    s->variant = name ? sp_models_find(s->models, name) : NULL;
+    return err;
+}
+
+/* Puts the variant's model in the stead of the default one, which is in use. */
+static sp_err take_variant(sp_api_seek *s, const sp_app *app, const sp_codec *codec,
+                           const char *tenant, const char *asked, sp_turn_error *e)
+{
+    const char *usual = sp_models_find(s->models, NULL);
+    bool is_usual = !asked || sp_models_find(s->models, asked) == usual;
+    if (!codec || !is_usual || !sp_experiments_has_models(s->on->env.experiments))
+        return SP_OK;
+    SP_TRY(find_variant(s, app, codec, tenant, e));
+    if (!s->variant || strcmp(s->variant, s->on->env.name) == 0)
+        return SP_OK;
+    sp_models_done(s->models, s->on);
+    s->on = NULL;
+    if (s->op)
+        sp_op_put(&s->op->op);
+    s->op = NULL;
+    return SP_OK;
+}
+
 sp_err sp_api_seek_model(sp_api_seek *s, sp_app *app, const sp_api_req *req, const sp_codec *codec,
-                         sp_turn_error *e)
+                         const char *tenant, sp_turn_error *e)
 {
     sp_park park = {0};
     if (!s->body)
@@ -163,8 +204,12 @@ sp_err sp_api_seek_model(sp_api_seek *s, sp_app *app, const sp_api_req *req, con
         park = (sp_park){.stream_type = codec->stream_type,
                          .ping = req->hints.keep && codec->ping ? ping_loading : codec->ping,
                          .error_event = codec->error_event};
-    return sp_api_seek_name(s, app, req, json_string_value(json_object_get(s->body, "model")),
-                            &park, e);
+    const char *asked = json_string_value(json_object_get(s->body, "model"));
+    if (!s->variant) {
+        SP_TRY(sp_api_seek_name(s, app, req, asked, &park, e));
+        SP_TRY(take_variant(s, app, codec, tenant, asked, e));
+    }
+    return s->on ? SP_OK : sp_api_seek_name(s, app, req, s->variant, &park, e);
 }
 
 sp_err sp_api_move_model(sp_api_seek *s, sp_app *app, const sp_api_req *req, bool leave,

@@ -16,14 +16,17 @@ typedef struct sp_api_seek {
     sp_served *on;     /* in use; NULL: not yet */
     sp_models_op *op;  /* what is waited for; NULL: nothing */
     uint64_t end_ns;   /* when the wait is over; 0: it has not begun */
+    /* the model that a variant of an experiment has in the stead of the default one; NULL: none */
+    const char *variant;
     json_t *body;      /* as it was parsed; NULL: it has none */
 } sp_api_seek;
 
-/* Finds the model that the body names. codec NULL: the request is none for an answer. SP_OK: s->on
- * is in use. SP_AGAIN: the request is parked, the handler returns without an answer. Errors: e says
+/* Finds the model that the body names, or where that is the default one, the one that a variant of
+ * the tenant's conversation sets. codec NULL: the request is none for an answer. SP_OK: s->on is in
+ * use. SP_AGAIN: the request is parked, the handler returns without an answer. Errors: e says
  * why. */
 SP_MUST sp_err sp_api_seek_model(sp_api_seek *s, sp_app *app, const sp_api_req *req,
-                                 const sp_codec *codec, sp_turn_error *e);
+                                 const sp_codec *codec, const char *tenant, sp_turn_error *e);
 /* The same by name; NULL: the default. */
 SP_MUST sp_err sp_api_seek_name(sp_api_seek *s, sp_app *app, const sp_api_req *req,
                                 const char *name, const sp_park *park, sp_turn_error *e);

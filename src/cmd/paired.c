@@ -202,6 +202,19 @@ static void print_json(const sp_experiment *e, const tally *all, const sp_cmd_ju
     puts("]}");
 }
 
+/* This command has one model, and asks no other server. */
+static sp_err check_model(const sp_experiment *e, sp_diag *d)
+{
+    for (size_t i = 0; i < e->n_variant; i++) {
+        const sp_settings *set = e->variant[i].set;
+        if (set && (set->model || set->place))
+            return SP_FAIL(d, SP_INVAL,
+                           "variant %s sets a model or a place, which a server alone can vary",
+                           e->variant[i].name);
+    }
+    return SP_OK;
+}
+
 int sp_cmd_paired(const sp_opts *o, const sp_experiment *e, const char *path)
 {
     sp_diag d = {0}, why = {0};
@@ -214,7 +227,9 @@ int sp_cmd_paired(const sp_opts *o, const sp_experiment *e, const char *path)
         sp_wager_init(&all[i].better, 0.5, false);
         sp_wager_init(&all[i].worse, 0.5, true);
     }
-    if (sp_file_read(&text, path, MAX_FILE, &d) != SP_OK)
+    if (check_model(e, &d) != SP_OK)
+        code = sp_cmd_fail(EXIT_USAGE, &d);
+    else if (sp_file_read(&text, path, MAX_FILE, &d) != SP_OK)
         code = sp_cmd_fail(EXIT_CONFIG, &d);
     else if (sp_cmd_judge_open(&b.judge, e->judge, o, &d) != SP_OK)
         code = sp_cmd_fail(EXIT_CONFIG, &d);

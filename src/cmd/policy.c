@@ -23,7 +23,7 @@ static bool put_row(const sp_placement *p, const sp_place_example *e)
     const sp_place_facts f = facts_of(e);
     sp_place_verdict v;
     sp_buf parts = {0};
-    sp_placement_choose(&v, p, &f);
+    sp_placement_choose(&v, p, &f, NULL);
     const char *goes = v.to ? v.to->name : "here", *rule = v.rule ? v.rule->name : NULL;
     bool ok = strcmp(goes, e->goes) == 0 && (!e->rule || (rule && strcmp(rule, e->rule) == 0));
     sp_data_parts_write(&parts, f.parts);

@@ -344,6 +344,29 @@ static sp_err set_paths(server *s, const sp_opts *o, sp_diag *d)
     return SP_OK;
 }
 
+/* Models and places that variants set are there. */
+static sp_err check_variant(const server *s, const sp_experiment *e, const sp_variant *v,
+                            sp_diag *d)
+{
+    const char *model = v->set ? v->set->model : NULL, *place = v->set ? v->set->place : NULL;
+    if (model && !sp_models_find(s->models.models, model))
+        return SP_FAIL(d, SP_INVAL, "experiment %s, variant %s: there is no model %.80s", e->name,
+                       v->name, model);
+    if (place && !(s->placement && sp_placement_named(s->placement, place)))
+        return SP_FAIL(d, SP_INVAL, "experiment %s, variant %s: --placement has no place %.60s",
+                       e->name, v->name, place);
+    return SP_OK;
+}
+
+static sp_err check_variants(const server *s, sp_diag *d)
+{
+    for (size_t i = 0; s->experiments && i < s->experiments->n; i++)
+        for (size_t k = 0; k < s->experiments->experiment[i].n_variant; k++)
+            SP_TRY(check_variant(s, &s->experiments->experiment[i],
+                                 &s->experiments->experiment[i].variant[k], d));
+    return SP_OK;
+}
+
 /* Each alias is of a model that is here. */
 static sp_err check_aliases(const server *s, sp_diag *d)
 {
@@ -389,6 +412,7 @@ static sp_err start_http(server *s, const sp_opts *o, sp_diag *d)
     s->app.encoder = s->encoders.first;
     s->app.reranker = s->encoders.ranker;
     SP_TRY(check_aliases(s, d));
+    SP_TRY(check_variants(s, d));
     SP_TRY(sp_workers_start(&s->workers, d));
     s->app.workers = s->workers;
     SP_TRY(sp_streams_start(&s->app.streams, d));

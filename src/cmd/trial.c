@@ -106,10 +106,10 @@ sp_err sp_trial_open(sp_trial *t, const sp_opts *o, bool whole, sp_diag *d)
                          d));
     t->env =
         (sp_turn_env){.name = t->l.name, .engine = t->engine, .tok = t->l.tok, .chat = t->l.chat};
+    t->env.plan.drafters = DRAFTERS;
     if (!whole)
         return SP_OK;
     SP_TRY(sp_cmd_plan(&t->env.plan, o, d));
-    t->env.plan.drafters = DRAFTERS;
     SP_TRY(sp_cmd_prices_open(&t->prices, &t->env, o, t->l.name, false, d));
     SP_TRY(sp_cmd_intent(&t->intent, &t->intent_file, o, d));
     t->env.intent = &t->intent;
@@ -189,7 +189,6 @@ static sp_err fill(sp_ask *q, const sp_trial *t, const json_t *line, size_t max_
     size_t n = json_array_size(list), i;
     json_t *m;
     q->plan.cap_tok = max_tok; /* a path may allow fewer */
-    q->plan.drafters = DRAFTERS;
     q->seed = 1;
     /* a salt of its own: who answers second must not find the prompt known by the first one */
     snprintf(q->session->salt, sizeof q->session->salt, "%llx", (unsigned long long)sp_clock_ns());

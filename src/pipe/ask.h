@@ -87,7 +87,15 @@ typedef struct sp_settings {
     unsigned *intent, *policy, *head;
     char *search;              /* what searches in documents ask: see sp_search_read */
     char *system;              /* a system message of chats that have none */
+    char *template;            /* variables of the chat template, a JSON object */
+    char *drafters;            /* who may guess: names by commas */
+    unsigned *think_tokens;    /* that a model which thinks may think */
+    int *priority;             /* as in sp_ask */
+    char *place;               /* of the placement file, before the others that are allowed */
+    char *model;               /* that answers where the request names the default one, or none */
 } sp_settings;
+/* Reads names of drafters, by commas, as bits of sp_plan.drafters. false: one is no drafter. */
+bool sp_settings_drafters(unsigned *out, const char *names);
 
 struct sp_turn;
 

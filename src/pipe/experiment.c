@@ -3,6 +3,7 @@
 #include "base/sha256.h"
 #include "gen/rules.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -124,6 +125,27 @@ size_t sp_experiments_assign(const sp_experiments *x, const char *tenant, sp_str
     return n;
 }
 
+bool sp_experiments_has_models(const sp_experiments *x)
+{
+    bool has = false;
+    for (size_t i = 0; x && i < x->n; i++)
+        for (size_t k = 0; k < x->experiment[i].n_variant; k++) {
+            const sp_settings *set = x->experiment[i].variant[k].set;
+            has = has || (set && set->model);
+        }
+    return has;
+}
+
+const char *sp_experiments_model(const sp_experiments *x, const char *tenant, sp_str unit)
+{
+    sp_exposure got[SP_EXPERIMENTS];
+    const char *name = NULL;
+    size_t n = x && unit.n ? sp_experiments_assign(x, tenant, unit, got) : 0;
+    for (size_t i = 0; i < n && !name; i++)
+        name = got[i].variant && got[i].variant->set ? got[i].variant->set->model : NULL;
+    return name;
+}
+
 const char *sp_exposure_name(const sp_exposure *e)
 {
     return e->variant ? e->variant->name : "interleaved";
@@ -145,6 +167,23 @@ bool sp_search_read(unsigned *out, const char *name)
     return false;
 }
 
+bool sp_settings_drafters(unsigned *out, const char *names)
+{
+    unsigned bits = 0;
+    for (const char *p = names; *p;) {
+        char name[32];
+        sp_draft_id id;
+        size_t n = strcspn(p, ",");
+        snprintf(name, sizeof name, "%.*s", (int)(n < sizeof name ? n : 0), p);
+        if (!sp_draft_find(&id, name))
+            return false;
+        bits |= 1u << id;
+        p += n + (p[n] == ',');
+    }
+    *out = bits;
+    return bits != 0;
+}
+
 /* Searches of the conversation have both ranks. */
 static void set_ranks(sp_ask *q, const sp_experiment *e)
 {
@@ -164,7 +203,10 @@ static void take(sp_settings *to, const sp_settings *from)
     const char **text[][2] = {{(const char **)&to->path, (const char **)&from->path},
                               {(const char **)&to->search, (const char **)&from->search},
                               {(const char **)&to->system, (const char **)&from->system},
-                              {(const char **)&to->control, (const char **)&from->control}};
+                              {(const char **)&to->control, (const char **)&from->control},
+                              {(const char **)&to->template, (const char **)&from->template},
+                              {(const char **)&to->drafters, (const char **)&from->drafters},
+                              {(const char **)&to->place, (const char **)&from->place}};
     for (size_t i = 0; i < sizeof text / sizeof *text; i++)
         *text[i][0] = *text[i][0] ? *text[i][0] : *text[i][1];
     if (!to->epsilon && !to->epsilon_of)
@@ -177,6 +219,8 @@ static void take(sp_settings *to, const sp_settings *from)
     to->passages = to->passages ? to->passages : from->passages;
     to->draft = to->draft ? to->draft : from->draft;
     to->light_tokens = to->light_tokens ? to->light_tokens : from->light_tokens;
+    to->think_tokens = to->think_tokens ? to->think_tokens : from->think_tokens;
+    to->priority = to->priority ? to->priority : from->priority;
 }
 
 /* Puts the variant's text before the messages, unless they begin with a system message of their
@@ -224,6 +268,12 @@ static sp_err set_ask(sp_ask *q)
     q->epsilon = s->epsilon && q->epsilon < 0 ? *s->epsilon : q->epsilon;
     q->keep = s->keep && q->keep == 0 ? *s->keep : q->keep; /* 0: it says nothing */
     p->draft = s->draft && p->draft < 0 ? (int64_t)*s->draft : p->draft;
+    p->think_tok = s->think_tokens && p->think_tok < 0 ? (int64_t)*s->think_tokens : p->think_tok;
+    q->priority = s->priority && q->priority == 0 ? *s->priority : q->priority;
+    if (s->drafters && !p->drafters)
+        (void)sp_settings_drafters(&p->drafters, s->drafters); /* it was checked */
+    if (s->template && q->chat && !q->kwargs.n)
+        q->kwargs = (sp_str){s->template, strlen(s->template)};
     return s->system ? put_system(q, s->system) : SP_OK;
 }
 

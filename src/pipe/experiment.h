@@ -81,6 +81,11 @@ uint64_t sp_experiments_key(const char *hash);
  * Returns how many; 0 on lack of memory, too. */
 size_t sp_experiments_assign(const sp_experiments *x, const char *tenant, sp_str unit,
                              sp_exposure *out);
+/* The model that a variant of the unit sets; NULL: none does. Lives as long as x, which may be
+ * NULL. */
+const char *sp_experiments_model(const sp_experiments *x, const char *tenant, sp_str unit);
+/* Is there a variant that sets a model? x may be NULL. */
+bool sp_experiments_has_models(const sp_experiments *x);
 /* Sets in a request what it leaves open; NULL: nothing. SP_NOMEM. */
 SP_MUST sp_err sp_experiments_set(sp_ask *ask, const sp_settings *set);
 /* Assigns a request, and sets in it what its variants set, and then what `below` sets that they

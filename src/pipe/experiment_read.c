@@ -5,11 +5,12 @@
 #include "pipe/settings.h"
 
 #include <ctype.h>
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { NAME = 64, SYSTEM = 8192, VARIANTS = SP_TRACK_ARMS };
+enum { NAME = 64, MODEL = 127, SYSTEM = 8192, VARIANTS = SP_TRACK_ARMS };
 
 #define MAYBE SP_YAML_MAYBE
 #define NUMBER(key) CYAML_FIELD_FLOAT_PTR(#key, MAYBE, sp_settings, key)
@@ -43,6 +44,12 @@ const cyaml_schema_field_t sp_settings_fields[] = {
     CYAML_FIELD_MAPPING_PTR("epsilon_of", MAYBE, sp_settings, epsilon_of, class_fields),
     CYAML_FIELD_STRING_PTR("search", MAYBE, sp_settings, search, 1, NAME),
     CYAML_FIELD_STRING_PTR("system", MAYBE, sp_settings, system, 1, SYSTEM),
+    CYAML_FIELD_STRING_PTR("template", MAYBE, sp_settings, template, 1, SYSTEM),
+    CYAML_FIELD_STRING_PTR("drafters", MAYBE, sp_settings, drafters, 1, NAME),
+    COUNT(think_tokens),
+    CYAML_FIELD_INT_PTR("priority", MAYBE, sp_settings, priority),
+    CYAML_FIELD_STRING_PTR("place", MAYBE, sp_settings, place, 1, NAME),
+    CYAML_FIELD_STRING_PTR("model", MAYBE, sp_settings, model, 1, MODEL),
     CYAML_FIELD_END};
 
 static const cyaml_schema_field_t variant_fields[] = {
@@ -102,6 +109,14 @@ static bool is_in(const double *v, double low, double high)
     return !v || (*v >= low && *v <= high);
 }
 
+static bool is_object(const char *text)
+{
+    json_t *j = json_loads(text, 0, NULL);
+    bool is = json_is_object(j);
+    json_decref(j);
+    return is;
+}
+
 /* What of the settings is out of its range; NULL: nothing. */
 const char *sp_settings_wrong(const sp_settings *s)
 {
@@ -128,6 +143,14 @@ const char *sp_settings_wrong(const sp_settings *s)
     for (size_t i = 0; i < SP_CLASSES && s->epsilon_of; i++)
         if (!is_in(s->epsilon_of->of[i], 0, 0.5))
             return "a number of epsilon_of is not from 0 to 0.5";
+    if (s->template && !is_object(s->template))
+        return "template is no JSON object";
+    if (s->drafters && !sp_settings_drafters(&how, s->drafters))
+        return "drafters is not names of lookup, prediction, earlier, model, head, mtp by commas";
+    if (s->think_tokens && *s->think_tokens > 1u << 24)
+        return "think_tokens is not from 0 to 16777216";
+    if (s->priority && (*s->priority < -3 || *s->priority > 3))
+        return "priority is not from -3 to 3";
     return s->draft && *s->draft > SP_DRAFT_MAX ? "draft is more than a step takes" : NULL;
 }
 
@@ -169,7 +192,9 @@ static unsigned sets(const sp_experiment *e)
             s ? s->path : NULL,      s ? s->keep : NULL,
             s ? s->full_from : NULL, s ? s->need_from : NULL, s ? s->escalate_below : NULL,
             s ? s->passages : NULL,  s ? s->draft : NULL,     s ? s->system : NULL,
-            s ? s->light_tokens : NULL, s ? s->control : NULL, s ? s->search : NULL};
+            s ? s->light_tokens : NULL, s ? s->control : NULL, s ? s->search : NULL,
+            s ? s->template : NULL,  s ? s->drafters : NULL,  s ? s->think_tokens : NULL,
+            s ? s->priority : NULL,  s ? s->place : NULL,     s ? s->model : NULL};
         bits |= s && (s->epsilon || s->epsilon_of) ? 1u << 31 : 0;
         bits |= e->interleave ? SETS_SEARCH : 0;
         for (unsigned k = 0; k < sizeof field / sizeof *field; k++)

@@ -105,7 +105,13 @@ static bool is_better(const sp_place *a, const sp_place *b)
     return (a->latency_ms ? *a->latency_ms : 0) < (b->latency_ms ? *b->latency_ms : 0);
 }
 
-void sp_placement_choose(sp_place_verdict *out, const sp_placement *p, const sp_place_facts *f)
+static bool is_named(const sp_place *p, const char *name)
+{
+    return name && strcmp(p->name, name) == 0;
+}
+
+void sp_placement_choose(sp_place_verdict *out, const sp_placement *p, const sp_place_facts *f,
+                         const char *first)
 {
     sp_place_verdict v = {.why = f->is_private ? "the request is private"
                                                : "the file names no place that generates"};
@@ -120,7 +126,7 @@ void sp_placement_choose(sp_place_verdict *out, const sp_placement *p, const sp_
             v.why = v.to ? v.why : why;
         } else if (p->door[i].upstream && sp_upstream_is_open(p->door[i].upstream)) {
             rests = true;
-        } else if (!v.to || is_better(to, v.to)) {
+        } else if (!v.to || is_named(to, first) || (!is_named(v.to, first) && is_better(to, v.to))) {
             v = (sp_place_verdict){.to = to, .rule = rule, .why = why};
         }
     }

@@ -93,8 +93,10 @@ SP_MUST sp_err sp_placement_connect(sp_placement *p, const sp_upstream_cfg *base
 /* May what these facts are of go to the place? false: *rule is untouched, *why says it. */
 bool sp_placement_lets(const sp_placement *p, const sp_place_facts *f, const sp_place *to,
                        const sp_place_rule **rule, const char **why);
-/* Of the places of generation that it may go to, the cheapest, and of those the nearest. */
-void sp_placement_choose(sp_place_verdict *out, const sp_placement *p, const sp_place_facts *f);
+/* Of the places of generation that it may go to, the cheapest, and of those the nearest. first: the
+ * name of one that is taken before all others where it may go there; NULL: none is. */
+void sp_placement_choose(sp_place_verdict *out, const sp_placement *p, const sp_place_facts *f,
+                         const char *first);
 /* NULL: the file has no place of this name. */
 const sp_place *sp_placement_named(const sp_placement *p, const char *name);
 /* Of a place that a verdict named; NULL before sp_placement_connect. */

@@ -51,7 +51,7 @@ void sp_turn_place(sp_turn *t)
         return;
     if (t->find && !t->looked)
         name_collections(&f, t->find);
-    sp_placement_choose(&t->place, p, &f);
+    sp_placement_choose(&t->place, p, &f, t->ask->set.place);
 }
 
 bool sp_turn_may_take(const sp_turn *t)

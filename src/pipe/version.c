@@ -103,6 +103,13 @@ bool sp_versions_head(const sp_versions *v, char *out, size_t cap)
     return n > 0 && (size_t)n < cap;
 }
 
+/* Has it settings that rounds of improvement do not know? */
+static bool is_foreign(const sp_settings *s)
+{
+    return s->path || s->system || s->template || s->drafters || s->think_tokens || s->priority ||
+           s->place || s->model;
+}
+
 sp_err sp_version_load(sp_version **out, const char *dir, unsigned number, sp_diag *d)
 {
     char path[PATH + 32];
@@ -110,8 +117,10 @@ sp_err sp_version_load(sp_version **out, const char *dir, unsigned number, sp_di
     snprintf(path, sizeof path, "%s/v%u.yaml", dir, number);
     SP_TRY(sp_yaml_load(&p, path, &schema, d));
     sp_version *v = p;
-    const char *bad = v->set.path || v->set.system ? "a version sets neither path nor system"
-                                                   : sp_settings_wrong(&v->set);
+    const char *bad = is_foreign(&v->set)
+                          ? "a version sets no path, system, template, drafters, think_tokens, "
+                            "priority, place or model"
+                          : sp_settings_wrong(&v->set);
     if (bad || v->number != number || v->from >= number) {
         sp_err err = SP_FAIL(d, SP_FORMAT, "%.120s: %s", path,
                              bad                   ? bad

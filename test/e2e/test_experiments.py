@@ -5,7 +5,9 @@ import subprocess
 
 import pytest
 
-from conftest import BIN, Server, quick_file, wait_until, write_keys
+from conftest import BIN, GOLDEN, Server, quick_file, wait_until, write_keys
+from test_placement import place, rule, write
+from test_serving import Collector, stream
 
 FILE = """
 experiments:
@@ -228,6 +230,59 @@ def test_variants_side_by_side(tmp_path):
         (tmp_path / "p.jsonl").write_text(json.dumps(line))
         p = subprocess.run([*run, "--name", "brief"], capture_output=True, text=True)
         assert p.returncode != 0 and word in p.stderr, p.stderr
+
+
+# --- the model, the place and the template as variants ---------------------------------------------
+
+def test_a_variant_names_the_model_and_the_template(tmp_path):
+    """Of two models, the default one's requests are shared out; who asks for one by its name gets it."""
+    tiny = GOLDEN / "fam-llama-head64.gguf"
+    (tmp_path / "t.jinja").write_text("{% for m in messages %}{{ m.content }} {% endfor %}{{ style }}")
+    (tmp_path / "e.yaml").write_text("experiments:\n  - {name: who, variants: [{name: small}, {name: other, set: {model: fam-gemma3}}]}\n"
+                                     "  - {name: how, variants: [{name: plain}, {name: styled, set: {template: '{\"style\": \"in very few words\"}'}}]}\n")
+    s = Server("-m", f"{tiny},{GOLDEN / 'fam-gemma3.gguf'}", "--chat-template", tmp_path / "t.jinja", "--experiments", tmp_path / "e.yaml", "--feedback", tmp_path / "f.db",
+               "--kv-bytes", "8M")
+    seen = {}
+    for i in range(24):
+        j = ask(s, f"question {10 + i}", {})
+        got = variants(j)
+        assert j["model"] == ("fam-gemma3" if got["who"] == "other" else "fam-llama-head64"), j
+        assert ask(s, f"question {10 + i}", {})["model"] == j["model"], "a conversation stays with its model"
+        assert ask(s, f"question {10 + i}", {}, model="fam-gemma3")["model"] == "fam-gemma3"
+        seen.setdefault((got["who"], got["how"]), set()).add(j["usage"]["prompt_tokens"])
+    assert len(seen) == 4 and all(len(n) == 1 for n in seen.values())
+    for who in ("small", "other"):
+        assert min(seen[who, "styled"]) > min(seen[who, "plain"])
+    assert s.stop() == 0
+
+
+def test_a_variant_names_the_place(tmp_path):
+    """The cheapest place takes what may leave; a variant's place stands before it, where the rules let it."""
+    spies = {n: Collector(lambda h, n=n: stream(h, [n])) for n in ("cheap", "dear", "shut")}
+    file = write(tmp_path / "p.yaml", [place(n, address=c.url + "/v1", price_in=float(i)) for i, (n, c) in enumerate(spies.items())],
+                 [rule(to=["cheap", "dear"], tenants=["*"], classes=["public"])])
+    (tmp_path / "e.yaml").write_text("experiments:\n  - {name: where, variants: [{name: x}, {name: y, set: {place: dear}}, {name: z, set: {place: shut}}]}\n")
+    s = Server("--placement", file, "--experiments", tmp_path / "e.yaml")
+    expected, seen = {"x": "cheap", "y": "dear", "z": "cheap"}, set()
+    for i in range(20):
+        j = ask(s, f"where {i}", {}, sparing={"path": "upstream", "data_class": "public"})
+        v = variants(j)["where"]
+        assert j["choices"][0]["message"]["content"] == expected[v] == j["usage"]["sparing"]["placement"]["place"]
+        seen.add(v)
+    assert seen == set(expected) and not spies["shut"].got
+    assert s.stop() == 0
+    for c in spies.values():
+        c.stop()
+
+
+@pytest.mark.parametrize("sets, word", [("model: nobody", "there is no model nobody"), ("place: nowhere", "no place nowhere")])
+def test_models_and_places_that_are_not_there(tmp_path, sets, word):
+    (tmp_path / "e.yaml").write_text(f"experiments:\n  - {{name: e, variants: [{{name: x}}, {{name: y, set: {{{sets}}}}}]}}\n")
+    p = subprocess.run([BIN, "serve", "-m", quick_file(), "--port", "0", "--experiments", tmp_path / "e.yaml"], capture_output=True, text=True)
+    assert p.returncode != 0 and word in p.stderr, p.stderr
+    (tmp_path / "p.jsonl").write_text('{"prompt": "x", "check": {"contains": [""]}}')
+    p = subprocess.run([BIN, "experiment", "run", tmp_path / "p.jsonl", "-m", quick_file(), "--experiments", tmp_path / "e.yaml"], capture_output=True, text=True)
+    assert p.returncode == 2 and "a server alone can vary" in p.stderr, p.stderr
 
 
 # --- when it is over -------------------------------------------------------------------------------

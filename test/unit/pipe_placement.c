@@ -117,7 +117,7 @@ void test_placement_rules(void **state)
             for (size_t k = 0; k < RULES && !f.is_private; k++)
                 want = want || naive_lets(&rules[k], tenant, cls, f.parts, coll);
             sp_place_verdict v;
-            sp_placement_choose(&v, p, &f);
+            sp_placement_choose(&v, p, &f, NULL);
             if ((v.to != NULL) != want || (v.rule != NULL) != want || !v.why)
                 fail_msg("seed %llu, facts %zu: %s", (unsigned long long)seed, i, v.why);
             n_let += want;
@@ -157,7 +157,7 @@ void test_placement_door(void **state)
     for (size_t i = 0; i < 9; i++) { /* the first that may */
         open.tenant = TENANTS[i % 3];
         open.cls = CLASSES[i / 3];
-        sp_placement_choose(&v, p, &open);
+        sp_placement_choose(&v, p, &open, NULL);
         if (v.to)
             break;
     }
