@@ -21,7 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { DAY_S = 86400, NAP_S = 600, PATH = 1100, LOWEST = 19 };
+enum { DAY_S = 86400, NAP_S = 600, PATH = 1100, LOWEST = 19, HEADS = 2 };
 
 typedef struct improve {
     const sp_opts *o;
@@ -38,6 +38,12 @@ typedef struct improve {
     sp_own_policy policy;
     sp_own_head head;
     unsigned head_now; /* number of the draft head that the trial's engine has */
+    /* what engines with a draft head of a version learned: the one in force, and the one that was
+     * trained for this round */
+    struct {
+        unsigned number; /* 0: no head yet */
+        sp_engine_learned learned;
+    } head_of[HEADS];
     sp_knobs options, now;
     size_t round, n_answer;
     double cost, flops;
@@ -124,7 +130,23 @@ static const sp_policy *policy_of(const improve *m, const sp_knobs *k)
                                          : sp_version_policy(sp_versions_now(m->versions));
 }
 
-/* An engine with another draft head, where the settings have another one than those before. */
+/* What engines of the head have learned; 0: that of the options, or none. */
+static sp_engine_learned *learned_of(improve *m, unsigned number)
+{
+    size_t i = 0;
+    if (!number)
+        return &m->trial.learned;
+    while (i + 1 < HEADS && m->head_of[i].number && m->head_of[i].number != number)
+        i++;
+    if (m->head_of[i].number != number)
+        m->head_of[i].learned = (sp_engine_learned){0};
+    m->head_of[i].number = number;
+    return &m->head_of[i].learned;
+}
+
+/* An engine with another draft head, where the settings have another one than those before. One of
+ * the same head goes on with the times of steps and the chances of guesses that were learned: else
+ * each comparison would begin with an engine that does not know yet when guesses pay. */
 static sp_err take_head(improve *m, const sp_knobs *k, sp_diag *d)
 {
     char path[PATH + 40];
@@ -132,7 +154,8 @@ static sp_err take_head(improve *m, const sp_knobs *k, sp_diag *d)
     if (number == m->head_now && m->trial.engine)
         return SP_OK;
     snprintf(path, sizeof path, "%.1000s/head-%u.gguf", sp_versions_dir(m->versions), number);
-    SP_TRY(sp_trial_resume(&m->trial, number ? path : sp_opt_str(m->o, "draft-head"), d));
+    SP_TRY(sp_trial_resume(&m->trial, number ? path : sp_opt_str(m->o, "draft-head"),
+                           learned_of(m, number), d));
     m->head_now = number;
     return SP_OK;
 }

@@ -61,7 +61,7 @@ static sp_err start(sp_talk *t, const sp_opts *o, const char *model, sp_diag *d)
         SP_TRY(sp_cmd_check_format(&t->l, o, sp_kv_pool_shape(t->l.pool)->format, d));
     SP_TRY(sp_cmd_keep_weights(t->l.model, t->l.name, o, d));
     return sp_cmd_engine(&t->engine, &t->metrics, &t->drafters, &t->l,
-                         sp_opt_str(o, "draft-head"), d);
+                         sp_opt_str(o, "draft-head"), NULL, d);
 }
 
 static void stop(sp_talk *t)

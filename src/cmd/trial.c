@@ -40,7 +40,7 @@ sp_err sp_cmd_intent(sp_intent_model *out, sp_buf *file, const sp_opts *o, sp_di
 }
 
 sp_err sp_cmd_engine(sp_engine **out, sp_metrics **metrics, sp_cmd_drafter *drafters,
-                     const sp_loaded *l, const char *head, sp_diag *d)
+                     const sp_loaded *l, const char *head, sp_engine_learned *learned, sp_diag *d)
 {
     if (!*metrics && sp_metrics_new(metrics) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "metrics");
@@ -51,7 +51,8 @@ sp_err sp_cmd_engine(sp_engine **out, sp_metrics **metrics, sp_cmd_drafter *draf
                          .n_ctx = l->n_ctx,
                          .max_run = 1,
                          .max_queue = 1,
-                         .chunk_tok = CHUNK};
+                         .chunk_tok = CHUNK,
+                         .learned = learned};
     SP_TRY(sp_cmd_open_head(drafters, l, 1, head, d));
     cfg.n_draft = sp_cmd_drafters(cfg.draft, drafters);
     return sp_engine_new(out, &cfg, d);
@@ -103,7 +104,7 @@ sp_err sp_trial_open(sp_trial *t, const sp_opts *o, bool whole, sp_diag *d)
 {
     SP_TRY(sp_cmd_load(&t->l, o, NULL, d));
     SP_TRY(sp_cmd_engine(&t->engine, &t->metrics, &t->drafters, &t->l, sp_opt_str(o, "draft-head"),
-                         d));
+                         &t->learned, d));
     t->env =
         (sp_turn_env){.name = t->l.name, .engine = t->engine, .tok = t->l.tok, .chat = t->l.chat};
     t->env.plan.drafters = DRAFTERS;
@@ -123,10 +124,10 @@ void sp_trial_pause(sp_trial *t)
     sp_cmd_close_drafters(&t->drafters);
 }
 
-sp_err sp_trial_resume(sp_trial *t, const char *head, sp_diag *d)
+sp_err sp_trial_resume(sp_trial *t, const char *head, sp_engine_learned *learned, sp_diag *d)
 {
     sp_trial_pause(t);
-    SP_TRY(sp_cmd_engine(&t->engine, &t->metrics, &t->drafters, &t->l, head, d));
+    SP_TRY(sp_cmd_engine(&t->engine, &t->metrics, &t->drafters, &t->l, head, learned, d));
     t->env.engine = t->engine;
     return SP_OK;
 }

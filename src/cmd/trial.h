@@ -8,10 +8,11 @@
 #include "pipe/turn.h"
 
 /* An engine that answers one request at a time, with the draft head of that path, if it is not
- * NULL. *metrics, which is made where it is NULL, and *drafters are the caller's to free, after an
+ * NULL. learned: as in sp_engine_cfg. *metrics, which is made where it is NULL, and *drafters are the caller's to free, after an
  * error too. */
 SP_MUST sp_err sp_cmd_engine(sp_engine **out, sp_metrics **metrics, sp_cmd_drafter *drafters,
-                             const sp_loaded *l, const char *head, sp_diag *d);
+                             const sp_loaded *l, const char *head, sp_engine_learned *learned,
+                             sp_diag *d);
 
 /* Documents, and what makes vectors of questions. */
 typedef struct sp_documents {
@@ -31,6 +32,7 @@ typedef struct sp_trial {
     sp_metrics *metrics;
     sp_cmd_drafter drafters;
     sp_engine *engine;
+    sp_engine_learned learned; /* with --draft-head, or none */
     sp_intent_model intent;
     sp_buf intent_file;
     sp_documents docs;
@@ -46,8 +48,10 @@ void sp_trial_close(sp_trial *t);
 /* Closes the engine of t, so that its model and pages are free for training. Nothing can be
  * answered until sp_trial_resume. */
 void sp_trial_pause(sp_trial *t);
-/* A fresh engine with the draft head of that path; NULL: with none. */
-SP_MUST sp_err sp_trial_resume(sp_trial *t, const char *head, sp_diag *d);
+/* An engine with the draft head of that path, NULL: with none, that goes on with what one of the
+ * same head has learned. learned lives as long as the engine. */
+SP_MUST sp_err sp_trial_resume(sp_trial *t, const char *head, sp_engine_learned *learned,
+                               sp_diag *d);
 
 /* What is told of a turn that runs: its next event, or NULL every tenth of a second. */
 typedef void (*sp_trial_fn)(void *arg, sp_turn *turn, const sp_turn_event *ev);

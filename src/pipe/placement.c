@@ -126,7 +126,8 @@ void sp_placement_choose(sp_place_verdict *out, const sp_placement *p, const sp_
             v.why = v.to ? v.why : why;
         } else if (p->door[i].upstream && sp_upstream_is_open(p->door[i].upstream)) {
             rests = true;
-        } else if (!v.to || is_named(to, first) || (!is_named(v.to, first) && is_better(to, v.to))) {
+        } else if (!v.to || is_named(to, first) ||
+                   (!is_named(v.to, first) && is_better(to, v.to))) {
             v = (sp_place_verdict){.to = to, .rule = rule, .why = why};
         }
     }

@@ -4,6 +4,8 @@
 #include "base/log.h"
 #include "dev/peak.h"
 
+#include <string.h>
+
 enum { OUT_START = 128 /* tokens of an answer, before there were any */, MEASURE_MS = 1500 };
 
 /* c(M) for a few M, before the first request. What cannot be measured here comes with the first
@@ -44,6 +46,30 @@ static void measure_cost(sp_engine *e)
            1e3 * sp_cost_of(&e->cost, 256));
 }
 
+static bool knows(const sp_engine *e)
+{
+    return e->cfg.learned && e->cfg.learned->is_known;
+}
+
+static void take_learned(sp_engine *e)
+{
+    if (!knows(e))
+        return;
+    e->cost = e->cfg.learned->cost;
+    e->drafts.accept = e->cfg.learned->accept;
+    memcpy(e->run_cost, e->cfg.learned->run_cost, sizeof e->run_cost);
+}
+
+/* Its thread has ended. */
+static void give_learned(const sp_engine *e)
+{
+    sp_engine_learned *to = e->cfg.learned;
+    if (!to)
+        return;
+    *to = (sp_engine_learned){.is_known = true, .cost = e->cost, .accept = e->drafts.accept};
+    memcpy(to->run_cost, e->run_cost, sizeof to->run_cost);
+}
+
 /* Is there nothing to do? */
 static bool is_free(sp_engine *e)
 {
@@ -74,7 +100,7 @@ void sp_engine_lose(sp_engine *e)
 static void *engine_main(void *arg)
 {
     sp_engine *e = arg;
-    if (e->cfg.model)
+    if (e->cfg.model && !knows(e))
         measure_cost(e);
     for (;;) {
         if (is_free(e))
@@ -165,6 +191,7 @@ sp_err sp_engine_new(sp_engine **out, const sp_engine_cfg *cfg, sp_diag *d)
     e->guess = sp_mem_array(cfg->max_run, sizeof *e->guess);
     e->draft_run = sp_mem_array(cfg->max_run, sizeof *e->draft_run);
     set_drafts(e);
+    take_learned(e);
     sp_err err = e->run && e->order && e->span && e->span_job && e->best && e->guess && e->draft_run
                      ? SP_OK
                      : SP_FAIL(d, SP_NOMEM, "engine");
@@ -203,6 +230,7 @@ void sp_engine_free(sp_engine *e)
         pthread_cond_broadcast(&e->wake);
         sp_lock_put(&e->lock);
         pthread_join(e->thread, NULL);
+        give_learned(e);
         e->stop = false; /* idle waits again */
         settle(e);
         if (e->cfg.tier)

@@ -18,7 +18,9 @@
 #include "gen/session.h"
 #include "model/encoder.h"
 #include "obs/metric.h"
+#include "gen/window.h"
 #include "sched/cores.h"
+#include "sched/cost.h"
 
 enum {
     SP_GUESS_STEP = 16, /* guesses of a step */
@@ -38,6 +40,14 @@ static inline size_t sp_engine_step_logits(size_t max_run)
 {
     return max_run + SP_GUESS_STEP + SP_TRIAL_STEP + SP_PROMPT_ROWS;
 }
+
+/* What an engine has learned of its machine and its drafters. */
+typedef struct sp_engine_learned {
+    bool is_known;
+    sp_cost cost;
+    double run_cost[SP_DRAFTERS]; /* seconds of a guess; 0: not known */
+    sp_accept accept;
+} sp_engine_learned;
 
 typedef struct sp_engine_cfg {
     sp_dev *dev;          /* its limits are measured; NULL: they are not */
@@ -64,6 +74,9 @@ typedef struct sp_engine_cfg {
     /* [n_draft] drafters beside lookup and prediction; borrowed */
     sp_draft_source *draft[SP_DRAFTERS];
     size_t n_draft;
+    /* NULL; or what an earlier engine of the same model and drafters has learned, from which this
+     * one goes on where it is known; written when this one is freed. Borrowed */
+    sp_engine_learned *learned;
     _Atomic bool *lost;   /* NULL; or set when the device refuses a step (SP_DEV): all jobs have
                              ended with that error, and no more are taken */
     /* first come, first served, for comparison: no fairness, no order by work, no bound on steps */

@@ -159,6 +159,57 @@ void test_improve_without_effect(void **state)
     assert_true((double)promoted <= 0.05 * N_ROUND);
 }
 
+/* Answers of engines with a draft head: the price of an answer falls as the engine learns when its
+ * guesses pay, by half after so many answers; a head whose guesses are wrong costs a little. */
+typedef struct drafted {
+    double pays; /* share of the price that good guesses save; below 0: they cost */
+    size_t n_own, n_learn;
+    sp_rng r;
+} drafted;
+
+static sp_err answer_drafted(void *arg, sp_outcome *out, size_t at, const sp_knobs *k, sp_diag *d)
+{
+    drafted *w = arg;
+    (void)at;
+    (void)d;
+    double knows = 0, price = 0.5 + sp_rng_unit(&w->r);
+    if (k->v[SP_KNOB_HEAD] > 0) {
+        w->n_own++;
+        knows = w->n_own < w->n_learn ? (double)w->n_own / (double)w->n_learn : 1;
+    }
+    double mine = price * (1 - knows * w->pays) * (0.95 + 0.1 * sp_rng_unit(&w->r));
+    *out = (sp_outcome){.quality = at % 3 > 0, .cost = mine, .ms = mine};
+    return SP_OK;
+}
+
+/* A head that pays is promoted by its cost, if its engine has learned on the earlier days; one that
+ * does not is not. */
+void test_improve_a_head(void **state)
+{
+    (void)state;
+    static const struct {
+        double pays;
+        bool wins;
+    } of[] = {{0.35, true}, {0, false}, {-0.2, false}};
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++) {
+        drafted w = {.pays = of[i].pays, .n_learn = 60};
+        sp_improve_cfg cfg = CFG;
+        sp_knobs k = begin();
+        const sp_failures none = {0};
+        sp_round out;
+        sp_rng_init(&w.r, 5 + i);
+        cfg.has = (sp_improve_has){.head = 1};
+        cfg.tries = 1;
+        cfg.answer = answer_drafted;
+        cfg.arg = &w;
+        assert_int_equal(sp_improve(&out, &cfg, &k, &k, &none, 200, 500, NULL), SP_OK);
+        assert_true(out.n_tried == 1 && out.tried[0].what.knob == SP_KNOB_HEAD);
+        assert_int_equal(out.held.wins, of[i].wins);
+        if (of[i].wins)
+            assert_true(out.held.by_cost && out.tried[0].what.knobs.v[SP_KNOB_HEAD] == 1);
+    }
+}
+
 void test_improve_proposals(void **state)
 {
     (void)state;

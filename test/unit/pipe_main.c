@@ -328,6 +328,7 @@ void test_improve_a_month(void **state);
 void test_improve_without_effect(void **state);
 void test_improve_proposals(void **state);
 void test_improve_versions(void **state);
+void test_improve_a_head(void **state);
 void test_judge_says(void **state);
 void test_judge_is_told(void **state);
 void test_judge_in_a_round(void **state);
@@ -347,7 +348,7 @@ int main(void)
         cmocka_unit_test(test_budgets_of_many),
         cmocka_unit_test(test_placement_rules), cmocka_unit_test(test_placement_door),
         cmocka_unit_test(test_improve_a_month), cmocka_unit_test(test_improve_without_effect), cmocka_unit_test(test_improve_proposals),
-        cmocka_unit_test(test_improve_versions), cmocka_unit_test(test_judge_says),
+        cmocka_unit_test(test_improve_versions), cmocka_unit_test(test_improve_a_head), cmocka_unit_test(test_judge_says),
         cmocka_unit_test(test_judge_is_told), cmocka_unit_test(test_judge_in_a_round),
         cmocka_unit_test(test_settings_in_a_request), cmocka_unit_test(test_settings_that_are_wrong)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -30,6 +30,7 @@ typedef struct rig {
     bool fixed;              /* as many guesses as can be */
     sp_draft_source *guess[2]; /* earlier answers; the model itself as its own draft model, with a pool of its own */
     sp_kv_pool *draft_pool;
+    sp_engine_learned *learned;
 } rig;
 
 static void open_rig(rig *r, size_t n_page, bool reuse, size_t max_run, size_t max_queue)
@@ -53,7 +54,7 @@ static void open_rig(rig *r, size_t n_page, bool reuse, size_t max_run, size_t m
     assert_int_equal(sp_earlier_new(&r->guess[0], 1 << 20), SP_OK);
     assert_int_equal(sp_draft_model_new(&r->guess[1], &draft, &d), SP_OK);
     sp_engine_cfg cfg = {.model = r->m, .tok = r->t, .pool = r->pool, .cores = r->cores, .metrics = r->metrics, .n_ctx = 256,
-                         .max_run = max_run, .max_queue = max_queue, .chunk_tok = 32, .draft = {r->guess[0], r->guess[1]}, .n_draft = 2};
+                         .max_run = max_run, .max_queue = max_queue, .chunk_tok = 32, .draft = {r->guess[0], r->guess[1]}, .n_draft = 2, .learned = r->learned};
     assert_int_equal(sp_engine_new(&r->e, &cfg, &d), SP_OK);
 }
 
@@ -279,6 +280,41 @@ static void test_cancel_and_full_queue(void **state)
     sp_engine_drain(r.e);
     assert_null(submit(&r, 1, 1));
     close_rig(&r);
+}
+
+/* What an engine learned is the next one's; it measures nothing that is known. */
+static void test_what_was_learned_goes_on(void **state)
+{
+    (void)state;
+    sp_engine_learned l = {0};
+    sp_accept fresh;
+    rig r = {.draft = 4, .learned = &l};
+    sp_buf text = {0};
+    sp_accept_init(&fresh);
+    open_rig(&r, 64, false, 1, 10);
+    for (size_t i = 0; i < 3; i++) {
+        sp_job *j = submit(&r, i, N_OUT);
+        collect(j, &text);
+        sp_job_put(j);
+    }
+    close_rig(&r);
+    sp_buf_fini(&text);
+    assert_true(l.is_known && sp_cost_of(&l.cost, 1) > 0 && sp_cost_of(&l.cost, 1) < 100);
+    assert_true(memcmp(&l.accept, &fresh, sizeof fresh) != 0);
+    for (size_t i = 0; i < SP_COST_POINTS; i++)
+        l.cost.sec[i] = 1000 + (double)i;
+    const sp_engine_learned told = l;
+    open_rig(&r, 64, false, 1, 10);
+    close_rig(&r);
+    assert_memory_equal(&l.cost, &told.cost, sizeof l.cost);
+    assert_memory_equal(&l.accept, &told.accept, sizeof l.accept);
+    open_rig(&r, 64, false, 1, 10); /* it goes on learning */
+    sp_job *j = submit(&r, 1, N_OUT);
+    collect(j, &text);
+    sp_job_put(j);
+    close_rig(&r);
+    sp_buf_fini(&text);
+    assert_true(sp_cost_of(&l.cost, 1) != sp_cost_of(&told.cost, 1));
 }
 
 static void test_prompt_must_fit(void **state)
@@ -828,7 +864,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_batch_equals_singles), cmocka_unit_test(test_guesses_over_states_are_taken_back), cmocka_unit_test(test_fork_equals_its_own_run),
         cmocka_unit_test(test_reuse_is_counted), cmocka_unit_test(test_cancel_and_full_queue),
-        cmocka_unit_test(test_prompt_must_fit), cmocka_unit_test(test_cost), cmocka_unit_test(test_cost_of_depth), cmocka_unit_test(test_accounts), cmocka_unit_test(test_flows_are_bounded),
+        cmocka_unit_test(test_what_was_learned_goes_on), cmocka_unit_test(test_prompt_must_fit), cmocka_unit_test(test_cost), cmocka_unit_test(test_cost_of_depth), cmocka_unit_test(test_accounts), cmocka_unit_test(test_flows_are_bounded),
         cmocka_unit_test(test_greedy_tenant_is_bounded), cmocka_unit_test(test_order_of_work), cmocka_unit_test(test_draft_model_takes_back),
         cmocka_unit_test(test_cores_have_one_inside), cmocka_unit_test(test_cores_owe_nothing_to_who_was_away), cmocka_unit_test(test_fairness_over_models), cmocka_unit_test(test_a_queue_over_two_models),
         cmocka_unit_test(test_no_place_is_given_twice)};
