@@ -215,6 +215,10 @@ static void test_a_covariate_takes_variance(void **state)
     assert_true(z[0] == 1 && z[2] == 3);
 }
 
+void test_known_wealth(void **state);
+void test_known_intervals(void **state);
+void test_known_bounds(void **state);
+void test_known_mismatch_and_residuals(void **state);
 void test_track_is_rarely_wrong(void **state);
 void test_track_saves_samples(void **state);
 void test_track_under_drift(void **state);
@@ -233,6 +237,8 @@ int main(void)
         cmocka_unit_test(test_track_is_rarely_wrong),        cmocka_unit_test(test_track_saves_samples),
         cmocka_unit_test(test_track_under_drift),            cmocka_unit_test(test_track_shares),
         cmocka_unit_test(test_decide_without_effect),        cmocka_unit_test(test_decide_finds),
-        cmocka_unit_test(test_decide_guards)};
+        cmocka_unit_test(test_decide_guards),                cmocka_unit_test(test_known_wealth),
+        cmocka_unit_test(test_known_intervals),              cmocka_unit_test(test_known_bounds),
+        cmocka_unit_test(test_known_mismatch_and_residuals)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
