@@ -406,6 +406,9 @@ MUTATIONS = [
     ("who takes a byte a minute is in time", "src/net/pace.h", "taken >= p->mark", "taken + SP_PACE_PIECE > p->mark", ["unit net"]),
     ("bytes of a message that nobody waits for stay counted", "src/net/grpc_conn.c", "g->n_bytes -= used;", "", ["unit net"]),
     ("what has left stays in memory", "src/net/grpc_conn.c", "    if (*sent < most)\n        return;\n", "    if (*sent < most || most)\n        return;\n", ["unit net"]),
+    ("of a beginning that is known the last page is computed again", "src/gen/session.c", ": s->tok.n + s->cfg.beginning;", ": s->tok.n;",
+     ["test_pages.py -k computed_twice"]),
+    ("no snapshot behind a ticket's last page", "src/gen/session.c", "s->n_prompt + s->cfg.beginning;", "s->n_prompt;", ["test_pages.py -k states_of_recurrent"]),
     ("pages that are still computed are not waited for", "src/api/services_pages.c", "    return t != NULL;\n", "    return false;\n", ["test_pages.py -k while_their_prompt"]),
     ("clients need no certificate", "src/net/tls.c", "SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT", "SSL_VERIFY_PEER", ["test_services_tls.py -k show_a_certificate"]),
     # --- what leaves, conversations, streams, attention without VNNI --------------------------------------------------------------

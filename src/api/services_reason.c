@@ -56,7 +56,9 @@ static sp_err name_pages(sp_service_turn *t)
                            t->ids.id, t->n_page * SP_PAGE_TOK);
 }
 
-/* The prompt's tokens are computed exactly, and nothing behind them. */
+/* The pages of the ticket are computed exactly, and nothing behind them: what the last page lacks
+ * is computed with the answer, and here nobody could take it. Of a prompt that fills no page, all
+ * of it. */
 static sp_err begin(sp_service_turn *t)
 {
     sp_ask *q;
@@ -72,8 +74,9 @@ static sp_err begin(sp_service_turn *t)
         return SP_FAIL(&t->e.diag, SP_NOMEM, "request");
     }
     memcpy(id, t->ids.id, t->ids.n * sizeof *id);
-    *q->prompt = (sp_ask_prompt){.id = id, .n_id = t->ids.n};
-    q->session->no_answer = true;
+    *q->prompt = (sp_ask_prompt){.id = id,
+                                 .n_id = t->n_page ? t->n_page * SP_PAGE_TOK : t->ids.n};
+    q->session->beginning = true;
     q->epsilon = 0;
     SP_TRY(sp_turn_open(&t->turn, &t->model.on->env, q, &t->e));
     return sp_service_turn_start(t);

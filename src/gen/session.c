@@ -180,7 +180,7 @@ static void set_eps(sp_session *s)
     s->seq.private_from = s->cfg.private_from;
     s->seq.cert = &s->cert;
     s->seq.dense = s->cfg.dense;
-    s->seq.n_prompt = s->n_prompt;
+    s->seq.n_prompt = s->n_prompt + s->cfg.beginning;
     s->seq.border = s->border;
     s->seq.n_border = s->n_border;
     s->seq.n_dense = s->cfg.n_dense;
@@ -236,7 +236,7 @@ sp_err sp_session_attach(sp_session *s, sp_kv_pool *pool, const char *tenant, bo
     /* whatever is cached, the answer is the same */
     size_t n = s->i_splice < s->cfg.n_splice ? s->cfg.splice[0].first + 1
                : s->prompt_tok               ? 1
-                                             : s->tok.n;
+                                             : s->tok.n + s->cfg.beginning;
     sp_err err = sp_kv_seq_attach(&s->seq, pool, s->tok.id, n, fetch, &n_found);
     if (err != SP_OK)
         sp_session_preempt(s, pool);
@@ -292,6 +292,11 @@ size_t sp_session_todo(const sp_session *s)
     if (s->has_part && !is_part_ready(s))
         return p->alone.n - 1 - s->part.n_tok;
     return (p ? p->first : s->tok.n) - s->seq.n_tok;
+}
+
+bool sp_session_is_read(const sp_session *s)
+{
+    return s->cfg.beginning && s->seq.n_tok == s->tok.n && !s->seq.load && !s->seq.snap_load;
 }
 
 size_t sp_session_stop(const sp_session *s)
@@ -423,7 +428,9 @@ sp_model_span sp_session_span(sp_session *s, size_t n)
     return (sp_model_span){.seq = &s->seq,
                            .tok = s->tok.id + at,
                            .n = n,
-                           .n_logits = s->prompt_tok ? n : at + n == s->tok.n};
+                           .n_logits = s->prompt_tok         ? n
+                                       : s->cfg.beginning ? 0
+                                                          : at + n == s->tok.n};
 }
 
 bool sp_session_asks_all(const sp_session *s)

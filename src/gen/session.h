@@ -49,6 +49,10 @@ typedef struct sp_session_cfg {
     bool prompt_logprobs;
     /* ends with SP_FINISH_LENGTH when the prompt is computed; max_tok means nothing */
     bool no_answer;
+    /* The tokens begin a longer prompt: pages of all of them are computed or known, and the model
+     * is asked for nothing. Ends with SP_FINISH_LENGTH (sp_session_is_read); max_tok means
+     * nothing. Not with n_logprobs, prompt_logprobs or splices. */
+    bool beginning;
     char conv[64];     /* the conversation its pages belong to; "": none */
     char salt[SP_SALT_BYTES]; /* pages are shared with sessions of the same salt only; "": with
                                  those that have none */
@@ -146,6 +150,8 @@ void sp_session_trial_drop(sp_session *s, sp_kv_pool *pool);
  * to compute there before the next one can be chosen or something is put in place. */
 size_t sp_session_todo(const sp_session *s);
 bool sp_session_is_decoding(const sp_session *s);
+/* With cfg.beginning: all of it is in pages, and nothing of it is still being loaded. */
+bool sp_session_is_read(const sp_session *s);
 /* While it is decoding: how many tokens may be guessed ahead in the next step, at most cap. */
 size_t sp_session_guess_cap(const sp_session *s, size_t cap);
 /* Then sp_guesser_look, sp_guesser_run and sp_guesser_choose for this answer; ask->cap is what

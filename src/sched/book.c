@@ -186,7 +186,8 @@ void sp_job_end(sp_engine *e, sp_job *j, sp_event_kind kind, sp_finish finish, c
         r->ms_decode = j->t_first ? (double)(now - j->t_first) * 1e-6 : 0;
         /* Dense: the prompt and each chosen token go through the layers once, seeing all before. */
         size_t n_chosen = r->steps + r->tok_accepted;
-        size_t n = n_chosen ? j->n_prompt + n_chosen - 1 : 0;
+        bool is_read = finish == SP_FINISH_LENGTH && sp_session_is_read(j->session);
+        size_t n = n_chosen ? j->n_prompt + n_chosen - 1 : is_read ? j->n_prompt : 0;
         r->flops_dense = (double)n * e->flops.per_tok + sp_model_flops_seen(&e->flops, 0, n) +
                          (double)(n_chosen + j->n_row) * e->flops.per_logits;
         ev->receipt = *r;

@@ -318,6 +318,21 @@ static void end_due(sp_engine *e)
     }
 }
 
+/* Ends those of which only the pages were wanted, and these are there. */
+static void end_read(sp_engine *e)
+{
+    for (size_t i = 0; i < e->n_run;) {
+        sp_job *j = e->run[i];
+        if (!sp_session_is_read(j->session)) {
+            i++;
+            continue;
+        }
+        j->t_first = sp_clock_ns();
+        sp_engine_drop(e, j);
+        sp_job_end(e, j, SP_EVENT_FINISH, SP_FINISH_LENGTH, NULL);
+    }
+}
+
 static bool is_loading(const sp_engine *e, size_t n_span)
 {
     for (size_t i = 0; i < n_span; i++)
@@ -451,6 +466,7 @@ void sp_engine_step(sp_engine *e)
     (void)sp_engine_take_news(e);
     sp_engine_restart(e);
     bool worked = sp_engine_admit(e);
+    end_read(e);
     bool tries = sp_engine_begin_trials(e);
     size_t n_span = plan_step(e), n_try = tries ? sp_engine_try(e, n_span) : 0;
     if (n_span + n_try)

@@ -70,6 +70,26 @@ def test_pages_are_handed_over(pair):
     assert again[0] == text and b.metric("sparing_pages_fetched_total") == n_page  # nothing new to take
 
 
+def prompt_tokens(receipt):
+    return json.loads(receipt)["prompt_tokens"]
+
+
+def test_no_token_is_computed_twice(pair):
+    """Who reasons computes the pages of its ticket, and who generates the rest."""
+    a, ca, b, cb = pair()
+    r = reason(ca)
+    n, n_page_tok = len(r.token_ids), r.ticket.n_tokens
+    assert 0 < n - n_page_tok <= 32 and n % 32
+    first, again = prompt_tokens(r.receipt), prompt_tokens(reason(ca).receipt)
+    assert (first["computed"], first["ram"]) == (n_page_tok, 0) and (again["computed"], again["ram"]) == (0, n_page_tok)
+    there = prompt_tokens(go_on(cb, r)[1].receipt)
+    assert (there["computed"], there["ram"]) == (n - n_page_tok, n_page_tok)
+    ids = list(r.token_ids)
+    for k in (1, 31, 32, 33, 64, 65):  # of a prompt that fills no page, all is computed
+        x = ca.call("sparing.v1.Reasoning/Reason", {"prompt": {"token_ids": ids[:k]}, "cache_salt": f"{k}"})
+        assert x.ticket.n_tokens == (k - 1) // 32 * 32 and prompt_tokens(x.receipt)["computed"] == (x.ticket.n_tokens or k)
+
+
 @pytest.mark.parametrize("kind", ["q8", "q4", "f16"])
 def test_page_formats(pair, kind):
     a, ca, b, cb = pair("--kv-type", kind)
@@ -94,6 +114,8 @@ def test_states_of_recurrent_layers(make_server, tmp_path, name):
     assert b.metric("sparing_states_fetched_total") == 1 and b.metric("sparing_pages_fetched_total") == 46
     exact = [s.exact(prompt, 16) for s in (a, b, make_server("-m", opts[3], "--kv-type", "f16", "--reuse=false"))]
     assert exact[0][0] == exact[1][0] == exact[2][0] and exact[0][0][0] == text  # bit for bit
+    again = prompt_tokens(ca.call("sparing.v1.Reasoning/Reason", {"prompt": {"token_ids": prompt}}).receipt)
+    assert (again["computed"], again["ram"]) == (0, 1472)
     ca.close()
     cb.close()
 
