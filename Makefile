@@ -1,7 +1,7 @@
 # The front door. Everything real is in CMakeLists.txt and scripts/.
 .PHONY: all install uninstall run test check fuzz bench bench-quick bench-attention bench-rag bench-serve bench-gen clean
 all:
-	@[ -f build/release/build.ninja ] || cmake --preset release
+	@grep -qs '^SP_LEVELS:STRING=all' build/release/CMakeCache.txt || cmake --preset release -DSP_LEVELS=all
 	cmake --build --preset release --target sparing
 # make install prefix=/opt/sparing DESTDIR=/tmp/stage
 prefix ?= /usr/local

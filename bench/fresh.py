@@ -74,6 +74,8 @@ class Fresh:
         p = self.start(command, **env)
         seen = []
         for line in p.stdout:
+            if line.startswith("setup: "):
+                print(f"{time.monotonic() - began:21.1f} s after its begin: {line[7:80].strip()}")
             seen.append(line)
             if until in line:
                 break

@@ -130,6 +130,7 @@ int sp_cmd_version(const sp_opts *o)
         printf("{\"version\":\"%s\",\"cpu\":\"%s\",\"compiler\":\"%s\",\"libraries\":\"%s\"}\n",
                SP_VERSION, cpu, __VERSION__, links);
     else
-        printf("sparing %s (%s; built with " COMPILER "%s)\n", SP_VERSION, cpu, words);
+        printf("sparing %s (%s; built with " COMPILER "%s%s)\n", SP_VERSION, cpu, words,
+               sp_cpu_is_whole() ? "" : " for the processor of this machine");
     return EXIT_DONE;
 }

@@ -14,15 +14,20 @@ static const char *const level_name[SP_CPU_LEVELS] = {"scalar", "avx2",       "a
 static const char level_names[] = "scalar, avx2, avxvnni, avx512, avx512vnni, avx512bf16, amx";
 #endif
 
+#ifndef SP_KERN_BUILT /* a bit for each level that is built (SP_LEVELS in CMakeLists.txt) */
+#define SP_KERN_BUILT UINT32_MAX
+#endif
+#define IF_BUILT(level, init) [level] = SP_KERN_BUILT >> (level) & 1 ? (init) : NULL
+
 static void (*const level_init[SP_CPU_LEVELS])(sp_kern *k) = {
     [SP_CPU_SCALAR] = sp_kern_init_ref,
 #if defined(__x86_64__)
-    [SP_CPU_AVX2] = sp_kern_init_avx2,
-    [SP_CPU_AVXVNNI] = sp_kern_init_avxvnni,
-    [SP_CPU_AVX512] = sp_kern_init_avx512,
-    [SP_CPU_AVX512VNNI] = sp_kern_init_avx512vnni,
-    [SP_CPU_AVX512BF16] = sp_kern_init_avx512bf16,
-    [SP_CPU_AMX] = sp_kern_init_amx,
+    IF_BUILT(SP_CPU_AVX2, sp_kern_init_avx2),
+    IF_BUILT(SP_CPU_AVXVNNI, sp_kern_init_avxvnni),
+    IF_BUILT(SP_CPU_AVX512, sp_kern_init_avx512),
+    IF_BUILT(SP_CPU_AVX512VNNI, sp_kern_init_avx512vnni),
+    IF_BUILT(SP_CPU_AVX512BF16, sp_kern_init_avx512bf16),
+    IF_BUILT(SP_CPU_AMX, sp_kern_init_amx),
 #elif defined(__aarch64__)
     [SP_CPU_NEON] = sp_kern_init_neon,
     [SP_CPU_DOTPROD] = sp_kern_init_dotprod,
@@ -114,7 +119,12 @@ static uint32_t levels_here(void)
 
 sp_cpu_level sp_cpu_detect(void)
 {
-    return (sp_cpu_level)(31 - __builtin_clz(levels_here()));
+    return (sp_cpu_level)(31 - __builtin_clz(levels_here() & SP_KERN_BUILT));
+}
+
+bool sp_cpu_is_whole(void)
+{
+    return SP_KERN_BUILT == UINT32_MAX;
 }
 
 const char *sp_cpu_level_names(void)
@@ -140,7 +150,7 @@ bool sp_cpu_level_parse(sp_cpu_level *out, const char *name)
 
 void sp_kern_init(sp_kern *k, sp_cpu_level mask)
 {
-    uint32_t here = levels_here();
+    uint32_t here = levels_here() & SP_KERN_BUILT;
     for (int level = SP_CPU_SCALAR; level <= (int)mask; level++) {
         if (here >> level & 1)
             level_init[level](k);

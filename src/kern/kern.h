@@ -312,6 +312,8 @@ typedef enum sp_cpu_level {
 /* Best level of this CPU and operating system (cpuid and xgetbv; AMX: the system is asked for its
  * registers). */
 sp_cpu_level sp_cpu_detect(void);
+/* Are the kernels of every level built? false: those of the machine where it was built, alone. */
+bool sp_cpu_is_whole(void);
 #if defined(__x86_64__)
 /* What cpuid (by leaf and register) and xgetbv say of a CPU and its operating system. */
 typedef struct sp_cpuid {

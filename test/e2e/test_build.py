@@ -1,11 +1,12 @@
 """What the compiler and the linker were asked to do against overflows and unwritten memory is in the binary."""
+import pathlib
 import platform
 import re
 import subprocess
 
 import pytest
 
-from conftest import BIN
+from conftest import BIN, ROOT, run
 
 pytestmark = pytest.mark.skipif("release" not in str(BIN), reason="sanitizer builds have checks of their own")
 
@@ -39,3 +40,17 @@ def test_every_file_was_compiled_so():
         want.append("-fcf-protection=full")
     missing = [(name, flag) for flags, name in ours for flag in want if flag not in flags and not re.match(r"kern/(x86|arm)/", name)]
     assert not missing, missing[:5]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="levels of x86-64")
+def test_a_build_for_this_machine_has_its_kernels_alone(tmp_path):
+    """What `make run` builds: no kernels that this CPU cannot run, and all that it can. A program for others has all."""
+    files = {"avx2": {"avx2", "attn_avx2"}, "avx_vnni": {"avxvnni", "attn_avxvnni"}, "avx512bw": {"avx512"}, "avx512_vnni": {"avx512vnni", "attn_vnni"}, "avx512_bf16": {"avx512bf16"}, "amx_int8": {"amx"}}
+    here = set(re.search(r"^flags\s*:(.*)", pathlib.Path("/proc/cpuinfo").read_text(), re.M).group(1).split())
+    for levels, flags in (("here", here), ("all", set(files))):
+        p = subprocess.run(["cmake", "-S", str(ROOT), "-B", str(tmp_path / levels), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DSP_TESTS=OFF", f"-DSP_LEVELS={levels}"], capture_output=True, text=True)
+        assert p.returncode == 0, p.stdout + p.stderr
+        made = subprocess.run(["ninja", "-C", str(tmp_path / levels), "-t", "commands", "sparing"], capture_output=True, text=True, check=True).stdout
+        assert set(re.findall(r"-c \S*kern/x86/(\w+)\.c", made)) == set().union(*(f for flag, f in files.items() if flag in flags))
+        assert len(re.findall(r"-DSP_KERN_BUILT=\d+u", made)) == (levels == "here")
+    assert "for the processor" not in run("version").stdout

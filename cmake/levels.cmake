@@ -1,0 +1,21 @@
+# Leaves of the kernels' sources those of levels that this machine's CPU has (SP_LEVELS=here). built: a bit for each such level, in the
+# order of sp_cpu_level. A program that is built so runs everywhere, and uses no more than these levels.
+function(sparing_levels_here sources built)
+  set(flags avx2 avx_vnni avx512bw avx512_vnni avx512_bf16 amx_int8) # as /proc/cpuinfo has them
+  set(files "avx2|attn_avx2" "avxvnni|attn_avxvnni" avx512 "avx512vnni|attn_vnni" avx512bf16 amx)
+  file(STRINGS /proc/cpuinfo here REGEX "^flags" LIMIT_COUNT 1)
+  set(mask 1)
+  set(bit 1)
+  set(kept ${${sources}})
+  foreach(flag file IN ZIP_LISTS flags files)
+    math(EXPR bit "${bit} * 2")
+    if("${here} " MATCHES " ${flag} ")
+      math(EXPR mask "${mask} + ${bit}")
+    else()
+      list(FILTER kept EXCLUDE REGEX "/(${file})[.]c$")
+    endif()
+  endforeach()
+  set(${sources} ${kept} PARENT_SCOPE)
+  set(${built} ${mask}u PARENT_SCOPE)
+  message(STATUS "SP_LEVELS: kernels of this machine's CPU alone")
+endfunction()
