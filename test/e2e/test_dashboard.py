@@ -197,6 +197,30 @@ def test_page_asks_for_a_key(make_server, tmp_path):
     assert s.stop() == 0
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_tenant_sees_its_own_and_axe_finds_nothing(chromium, make_server, tmp_path, dark):  # noqa: F811
+    s = make_server("--keys", write_keys(tmp_path / "keys", {"k-1": "alice", "k-2": "bob"}))
+    for key, text in (("k-1", "Hello!"), ("k-1", "Again!"), ("k-2", "Not hers")):
+        body = {"messages": [{"role": "user", "content": text}], "max_tokens": 2}
+        assert s.http.post("/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {key}"}).status_code == 200
+    context = chromium.new_context(viewport={"width": 1440, "height": 900}, color_scheme="dark" if dark else "light")
+    page = context.new_page()
+    page.goto(s.url + "/dashboard#requests")
+    page.locator("#keybox:not([hidden])").wait_for()
+    assert findings(page) == []
+    page.get_by_label("API key").fill("k-1")
+    page.keyboard.press("Tab")
+    page.wait_for_function("() => document.body.dataset.role === 'user' && document.querySelectorAll('#requests tr.row').length === 2")
+    assert not page.locator("#tab-tiers").is_visible() and page.locator(".card").count() == 12
+    for tab in ("requests", "now", "models"):
+        page.locator(f"#tab-{tab}").click()
+        assert page.locator(".card:visible").count() == 0  # figures of the whole server
+        assert findings(page) == [], tab
+        shot(page, f"dashboard-tenant-{tab}-{'dark' if dark else 'light'}")
+    context.close()
+    assert s.stop() == 0
+
+
 def test_time_axis_spans_what_is_chosen(fresh):
     """One point, or none, makes no axis of years."""
     page = Page(fresh.url + "/dashboard", 1400, 1500)
