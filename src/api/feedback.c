@@ -60,9 +60,27 @@ static sp_err read_langfuse(said *s, const json_t *j, const char **bad, sp_diag 
     return SP_OK;
 }
 
+/* A better answer: a text, or an object with one text. LangSmith gives it beside a key and a score;
+ * here it is a demonstration of its own. */
+static sp_err take_correction(said *s, const json_t *correction, const char **bad, sp_diag *d)
+{
+    const json_t *first =
+        json_is_object(correction) && json_object_size(correction) == 1
+            ? json_object_iter_value(json_object_iter((json_t *)(uintptr_t)correction))
+            : correction;
+    *bad = "correction";
+    if (!json_is_string(first))
+        return SP_FAIL(d, SP_INVAL, "correction must be a text, or an object with one text");
+    if (s->value && !json_is_null(s->value))
+        return SP_FAIL(d, SP_UNSUP, "a correction beside a score: give each by itself");
+    s->metric = "demonstration";
+    s->value = first;
+    return SP_OK;
+}
+
 static sp_err read_langsmith(said *s, const json_t *j, const char **bad, sp_diag *d)
 {
-    const json_t *score = NULL;
+    const json_t *score = NULL, *correction = NULL;
     const char *trace = NULL;
     const sp_param table[] = {
         {"run_id", SP_P_STR, &s->answer, 0, 0},       {"trace_id", SP_P_STR, &trace, 0, 0},
@@ -70,12 +88,13 @@ static sp_err read_langsmith(said *s, const json_t *j, const char **bad, sp_diag
         {"score", SP_P_JSON, &score, 0, 0},           {"value", SP_P_JSON, &s->value, 0, 0},
         {"comment", SP_P_STR, &s->comment, 0, 0},     {"id", SP_P_IGNORE, NULL, 0, 0},
         {"feedback_source", SP_P_IGNORE, NULL, 0, 0}, {"created_at", SP_P_IGNORE, NULL, 0, 0},
-        {"modified_at", SP_P_IGNORE, NULL, 0, 0}};
+        {"modified_at", SP_P_IGNORE, NULL, 0, 0},     {"correction", SP_P_JSON, &correction, 0, 0}};
     SP_TRY(sp_params_read(j, table, sizeof table / sizeof *table, bad, d));
     s->value = score && !json_is_null(score) ? score : s->value;
     s->answer = s->answer ? s->answer : trace;
     s->conv = s->answer ? NULL : s->conv;
-    return SP_OK;
+    return correction && !json_is_null(correction) ? take_correction(s, correction, bad, d)
+                                                   : SP_OK;
 }
 
 /* --- what they must say ----------------------------------------------------------------------- */

@@ -115,6 +115,18 @@ def test_feedback_in_three_languages(lab, path, name, value, about, reply):
     assert lab.http.post(path, headers=BOB, json={name: "m", value: True, about: r["id"]}).status_code == 404, "another tenant's answer"
 
 
+def test_a_correction_is_a_demonstration(lab):
+    r = ask(lab, "correct me")
+    for c in ("It is blue.", {"answer": "It is red."}):
+        said = lab.http.post("/api/v1/feedback", headers=ANN, json={"key": "correctness", "correction": c, "run_id": r["id"]})
+        assert said.status_code == 200, said.text
+    rows = [x for x in lab.http.get("/v1/feedback?limit=1000", headers=ANN).json()["data"] if x["inference_id"] == r["id"]]
+    assert [(x["metric_name"], x["value"]) for x in rows] == [("demonstration", "It is blue."), ("demonstration", "It is red.")]
+    for bad, word in (({"correction": 3}, "a text, or an object"), ({"correction": {"a": "x", "b": "y"}}, "a text, or an object"), ({"correction": "x", "score": 1}, "each by itself")):
+        said = lab.http.post("/api/v1/feedback", headers=ANN, json={"key": "k", "run_id": r["id"], **bad})
+        assert said.status_code == 400 and word in said.text, said.text
+
+
 def test_texts_tags_dry_runs_and_pages(lab):
     r = ask(lab, "texts")
     for body in ({"metric_name": "comment", "value": "too long"}, {"metric_name": "demonstration", "value": "better"},
