@@ -50,6 +50,8 @@ static void print_variant(const json_t *v, bool control)
             print_value(against, "difference");
             printf(json_is_true(json_object_get(against, "decided")) ? ": decided"
                                                                      : ": not decided");
+            if (json_is_true(json_object_get(against, "holds_among_all")))
+                printf(", and holds among all");
         }
         puts("");
     }

@@ -15,8 +15,13 @@ enum {
 /* A metric of one variant. */
 typedef struct known {
     size_t n;
-    double mean;
+    double mean, variance;
     sp_interval is; /* at alpha / 2, so that two of them bound a difference at alpha */
+    double *x;      /* [n] the samples, of a control; else NULL */
+    /* against the control: the logarithm of the e-value of a difference, and whether it holds among
+     * all metrics and variants of the experiment */
+    double log_e;
+    bool holds;
 } known;
 
 typedef struct metric {
@@ -33,8 +38,9 @@ static known know(const double *x, size_t n, bool bounded, double alpha)
         k.mean += d / (double)(i + 1);
         m2 += d * (x[i] - k.mean);
     }
+    k.variance = n ? m2 / (double)n : 0;
     k.is = bounded ? sp_interval_of(x, n, alpha)
-                   : sp_interval_by_variance(n, k.mean, n ? m2 / (double)n : 0, alpha, N_BEST);
+                   : sp_interval_by_variance(n, k.mean, k.variance, alpha, N_BEST);
     return k;
 }
 
@@ -84,7 +90,10 @@ static void put_metric(sp_buf *out, const metric *m, const known *k, const known
         bool known_sign = by.low > 0 || by.high < 0;
         sp_buf_puts(out, ",\"against_control\":{");
         put_interval(out, "difference", k->n && control->n ? k->mean - control->mean : NAN, by);
-        sp_buf_printf(out, ",\"decided\":%s}", known_sign ? "true" : "false");
+        sp_buf_puts(out, ",\"log_evidence\":");
+        put_number(out, k->log_e);
+        sp_buf_printf(out, ",\"decided\":%s,\"holds_among_all\":%s}",
+                      known_sign ? "true" : "false", k->holds ? "true" : "false");
     }
     sp_buf_putc(out, '}');
 }
@@ -121,8 +130,57 @@ static bool is_bounded(const metric *m, size_t n, const char *name)
     return false;
 }
 
+/* Evidence that the metric of a variant is another one than the control's. */
+static double differ_log(const metric *m, const known *k, const double *x, const known *control,
+                         double alpha)
+{
+    const sp_moments a = {k->n, k->mean, k->variance},
+                     b = {control->n, control->mean, control->variance};
+    return m->bounded ? sp_differ_log(x, k->n, control->x, control->n)
+                      : sp_differ_by_variance_log(&a, &b, alpha, N_BEST);
+}
+
+/* What is known of all metrics of all variants: all [n_variant][n_metric]. */
+static sp_err learn(known *all, sp_db *db, const sp_experiment *e, const metric *m, size_t n_metric,
+                    double alpha, sp_diag *d)
+{
+    for (size_t i = 0; i < e->n_variant; i++)
+        for (size_t k = 0; k < n_metric; k++) {
+            known *to = &all[i * n_metric + k];
+            double *x;
+            size_t n;
+            SP_TRY(sp_fdb_values(db, e->name, e->variant[i].name, m[k].name, &x, &n, d));
+            *to = know(x, n, m[k].bounded, alpha / 2);
+            if (i == 0)
+                to->x = x;
+            else
+                to->log_e = differ_log(&m[k], to, x, &all[k], alpha);
+            if (i)
+                sp_mem_free(x);
+        }
+    return SP_OK;
+}
+
+/* Of all differences together, those that are refused with a false discovery rate of alpha. */
+static sp_err refuse(known *all, sp_arena *a, size_t n_variant, size_t n_metric, double alpha,
+                     sp_diag *d)
+{
+    size_t n = (n_variant - 1) * n_metric;
+    double *log_e = sp_arena_alloc(a, n * sizeof *log_e);
+    bool *out = sp_arena_alloc(a, n * sizeof *out);
+    if (!log_e || !out)
+        return SP_FAIL(d, SP_NOMEM, "report");
+    for (size_t i = 0; i < n; i++)
+        log_e[i] = all[n_metric + i].log_e;
+    SP_TRY(sp_refused(out, log_e, n, alpha));
+    for (size_t i = 0; i < n; i++)
+        all[n_metric + i].holds = out[i];
+    return SP_OK;
+}
+
 static sp_err put_variant(sp_buf *out, sp_db *db, const sp_experiment *e, size_t i, const metric *m,
-                          size_t n_metric, known *control, size_t units, double alpha, sp_diag *d)
+                          size_t n_metric, const known *all, size_t units, double alpha,
+                          sp_diag *d)
 {
     const char *name = e->variant[i].name;
     sp_buf_puts(out, i ? ",{\"name\":" : "{\"name\":");
@@ -137,18 +195,29 @@ static sp_err put_variant(sp_buf *out, sp_db *db, const sp_experiment *e, size_t
     }
     sp_buf_puts(out, ",\"metrics\":{");
     for (size_t k = 0; k < n_metric; k++) {
-        double *x;
-        size_t n;
-        SP_TRY(sp_fdb_values(db, e->name, name, m[k].name, &x, &n, d));
-        known now = know(x, n, m[k].bounded, alpha / 2);
-        sp_mem_free(x);
         sp_buf_puts(out, k ? "," : "");
-        put_metric(out, &m[k], &now, i ? &control[k] : NULL);
-        if (i == 0)
-            control[k] = now;
+        put_metric(out, &m[k], &all[i * n_metric + k], i ? &all[k] : NULL);
     }
     sp_buf_puts(out, "}}");
     return SP_OK;
+}
+
+static sp_err put_variants(sp_buf *out, sp_db *db, sp_arena *a, const sp_experiment *e,
+                           const metric *m, size_t n_metric, const size_t *units, double alpha,
+                           sp_diag *d)
+{
+    known *all = sp_arena_alloc(a, e->n_variant * n_metric * sizeof *all);
+    if (!all)
+        return SP_FAIL(d, SP_NOMEM, "report");
+    memset(all, 0, e->n_variant * n_metric * sizeof *all);
+    sp_err err = learn(all, db, e, m, n_metric, alpha, d);
+    if (err == SP_OK)
+        err = refuse(all, a, e->n_variant, n_metric, alpha, d);
+    for (size_t i = 0; i < e->n_variant && err == SP_OK; i++)
+        err = put_variant(out, db, e, i, m, n_metric, all, units[i], alpha, d);
+    for (size_t k = 0; k < n_metric; k++)
+        sp_mem_free(all[k].x);
+    return err;
 }
 
 /* Which of two ranks of passages is better: the share of conversations that used more of the second
@@ -180,8 +249,7 @@ static sp_err put_experiment(sp_buf *out, sp_db *db, sp_arena *a, const sp_exper
     double *share = sp_arena_alloc(a, e->n_variant * sizeof *share), sum = 0;
     metric *m;
     SP_TRY(list_metrics(&m, &n_metric, db, a, e, d));
-    known *control = sp_arena_alloc(a, n_metric * sizeof *control);
-    if (!units || !share || !control)
+    if (!units || !share)
         return SP_FAIL(d, SP_NOMEM, "report");
     for (size_t i = 0; i < e->n_variant; i++) {
         share[i] = e->variant[i].weight ? *e->variant[i].weight : 1;
@@ -204,8 +272,7 @@ static sp_err put_experiment(sp_buf *out, sp_db *db, sp_arena *a, const sp_exper
         mismatch = sp_mismatch_log(units, share, e->n_variant);
     sp_buf_printf(out, ",\"assignment_broken\":%s,\"variants\":[",
                   mismatch >= -log(alpha) ? "true" : "false");
-    for (size_t i = 0; i < e->n_variant; i++)
-        SP_TRY(put_variant(out, db, e, i, m, n_metric, control, units[i], alpha, d));
+    SP_TRY(put_variants(out, db, a, e, m, n_metric, units, alpha, d));
     sp_buf_puts(out, "]}");
     return SP_OK;
 }

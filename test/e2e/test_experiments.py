@@ -170,6 +170,8 @@ def test_the_report_is_the_operators(lab):
     assert plain["metrics"]["liked"]["mean"] < brief["metrics"]["liked"]["mean"]
     assert brief["metrics"]["liked"]["against_control"]["decided"] and brief["metrics"]["liked"]["against_control"]["low"] > 0
     assert not brief["metrics"]["failed"]["against_control"]["decided"]
+    assert brief["metrics"]["liked"]["against_control"]["holds_among_all"] and brief["metrics"]["liked"]["against_control"]["log_evidence"] > 3
+    assert [k for k, v in brief["metrics"].items() if v["against_control"]["holds_among_all"]] == ["liked"]
     assert brief["metrics"]["ms"]["low"] is None, "times have no bound, and these are too few for one by variance"
     p = subprocess.run([BIN, "experiment", "status", "--experiments", lab.folder / "e.yaml", "--feedback", lab.folder / "f.db", "--json"], capture_output=True, text=True)
     assert p.returncode == 0 and {e["name"] for e in json.loads(p.stdout)["experiments"]} == {"brief", "near", "far"}

@@ -148,6 +148,50 @@ static void test_intervals_by_variance(void **state)
     assert_true(width < 0.25);
 }
 
+/* Two streams that are looked at now and then: a difference that is not there is rarely found, one of 30 points is. */
+static void test_differences_of_streams(void **state)
+{
+    (void)state;
+    enum { N_EXP = 600, N = 160 };
+    static const double p[][2] = {{0.5, 0.5}, {0.1, 0.1}, {0.35, 0.65}};
+    double x[N], y[N];
+    sp_rng r;
+    sp_rng_init(&r, 8);
+    for (size_t c = 0; c < 3; c++) {
+        size_t n_found = 0;
+        for (size_t e = 0; e < N_EXP; e++) {
+            bool found = false;
+            for (size_t i = 0; i < N; i++) {
+                x[i] = draw(&r, p[c][0]);
+                y[i] = draw(&r, p[c][1]);
+                if ((i + 1) % 40 == 0)
+                    found = found || sp_differ_log(x, i + 1, y, i + 1) >= log(20);
+            }
+            n_found += found;
+        }
+        assert_true(c < 2 ? n_found <= N_EXP / 20 : n_found >= N_EXP * 9 / 10);
+    }
+    assert_true(fabs(sp_differ_log(x, N, y, N) - sp_differ_log(y, N, x, N)) < 1e-9);
+    assert_true(sp_differ_log(x, 0, y, N) == 0);
+    size_t n_false = 0, n_true = 0;
+    for (size_t e = 0; e < 2 * N_EXP; e++) {
+        sp_moments s[2] = {{0}};
+        for (size_t k = 0; k < 2; k++) {
+            double m2 = 0, shift = e < N_EXP ? 0 : 0.5 * (double)k;
+            for (size_t i = 1; i <= 400; i++) {
+                double v = shift - log(1 - sp_rng_unit(&r)), d = v - s[k].mean;
+                s[k].mean += d / (double)i;
+                m2 += d * (v - s[k].mean);
+            }
+            s[k] = (sp_moments){400, s[k].mean, m2 / 400};
+        }
+        *(e < N_EXP ? &n_false : &n_true) += sp_differ_by_variance_log(&s[0], &s[1], 0.05, 500) >= log(20);
+    }
+    assert_true(n_false <= N_EXP / 20 && n_true >= N_EXP * 9 / 10);
+    const sp_moments few = {99, 0, 1}, many = {5000, 1, 1};
+    assert_true(sp_differ_by_variance_log(&few, &many, 0.05, 500) == 0);
+}
+
 static void test_many_metrics(void **state)
 {
     (void)state;
@@ -233,6 +277,7 @@ int main(void)
         cmocka_unit_test(test_looking_often_costs_nothing), cmocka_unit_test(test_a_better_variant_is_found),
         cmocka_unit_test(test_intervals_hold_at_all_times), cmocka_unit_test(test_intervals_know_no_order),
         cmocka_unit_test(test_intervals_by_variance),       cmocka_unit_test(test_many_metrics),
+        cmocka_unit_test(test_differences_of_streams),
         cmocka_unit_test(test_a_broken_assignment_is_seen), cmocka_unit_test(test_a_covariate_takes_variance),
         cmocka_unit_test(test_track_is_rarely_wrong),        cmocka_unit_test(test_track_saves_samples),
         cmocka_unit_test(test_track_under_drift),            cmocka_unit_test(test_track_shares),
