@@ -385,6 +385,7 @@ MUTATIONS = [
     ("private answers are noted", "src/pipe/turn_note.c", "t->ask->plan.is_private || ", "", ["test_experiments.py -k without_their_words"]),
     ("feedback outlives its conversation", "src/pipe/history.c", "if (conv) SP_TRY(sp_feedback_forget(h->cfg.feedback, tenant, conv, d));", "",
      ["test_experiments.py -k goes_with"]),
+    ("a question's difficulty explains nothing", "src/pipe/feedback_report.c", "        sp_adjust(y, z, both);\n", "", ["test_experiments.py -k explains"]),
     ("the control's evidence stands for a variant's", "src/pipe/feedback_report.c", "log_e[i] = all[n_metric + i].log_e;", "log_e[i] = all[i].log_e;", ["test_experiments.py -k report_is_the"]),
     ("what an engine has learned is measured again", "src/sched/engine.c", "if (e->cfg.model && !knows(e))", "if (e->cfg.model)", ["unit sched"]),
     ("an engine forgets what the last one learned", "src/sched/engine.c", "    e->cost = e->cfg.learned->cost;\n", "", ["unit sched"]),

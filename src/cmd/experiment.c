@@ -52,6 +52,14 @@ static void print_variant(const json_t *v, bool control)
                                                                      : ": not decided");
             if (json_is_true(json_object_get(against, "holds_among_all")))
                 printf(", and holds among all");
+            const json_t *adjusted = json_object_get(against, "adjusted");
+            if (adjusted) {
+                fputs("; for questions as difficult ", stdout);
+                print_value(adjusted, "difference");
+                fputs(json_is_true(json_object_get(adjusted, "decided")) ? ": decided"
+                                                                         : ": not decided",
+                      stdout);
+            }
         }
         puts("");
     }

@@ -16,6 +16,7 @@ enum { MAX_VALUES = 200000, MAX_METRICS = 64, MAX_STOPPED = 64 };
     " ms_first TEXT NOT NULL, cost TEXT NOT NULL, n_prompt BIGINT NOT NULL, n_out BIGINT NOT "     \
     "NULL, receipt TEXT NOT NULL);"                                                                \
     "CREATE INDEX IF NOT EXISTS answer_conv ON answer(tenant, conv);"                              \
+    "CREATE INDEX IF NOT EXISTS answer_unit ON answer(unit, created, id);"                         \
     "CREATE TABLE IF NOT EXISTS exposure(answer TEXT NOT NULL, experiment TEXT NOT NULL, variant " \
     "TEXT NOT NULL,"                                                                               \
     " PRIMARY KEY(answer, experiment));"                                                           \
@@ -242,6 +243,55 @@ sp_err sp_fdb_values(sp_db *db, const char *experiment, const char *variant, con
                  "min(a.created), a.unit LIMIT %d",
                  MAX_VALUES);
     return take_values(db, sp_db_query(db, sql, "sss", experiment, variant, metric), out, n, d);
+}
+
+/* What a receipt says of the question before anything was answered. */
+static bool difficulty_of(double *out, const char *receipt)
+{
+    static const char key[] = "\"difficulty\":";
+    const char *at = strstr(receipt, key);
+    char *end = NULL;
+    if (at)
+        *out = strtod(at + sizeof key - 1, &end);
+    return at && end > at + sizeof key - 1;
+}
+
+sp_err sp_fdb_values_before(sp_db *db, const char *experiment, const char *variant,
+                            const char *metric, double **out, double **before, size_t *n,
+                            sp_diag *d)
+{
+    char sql[640];
+    size_t cap = 0, cap_before = 0;
+    bool all = true;
+    sp_err err = SP_OK;
+    snprintf(sql, sizeof sql,
+             "SELECT avg(%s), (SELECT b.receipt FROM answer b WHERE b.unit=a.unit ORDER BY "
+             "b.created, b.id LIMIT 1) FROM exposure e JOIN answer a ON a.id=e.answer WHERE "
+             "e.experiment=?1 AND e.variant=?2 GROUP BY a.unit ORDER BY min(a.created), a.unit "
+             "LIMIT %d",
+             column_of(metric), MAX_VALUES);
+    sp_rows *r = sp_db_query(db, sql, "ss", experiment, variant);
+    *out = *before = NULL;
+    *n = 0;
+    while (r && err == SP_OK && sp_rows_next(r)) {
+        if (!sp_mem_has_room(out, &cap, *n, sizeof **out) ||
+            !sp_mem_has_room(before, &cap_before, *n, sizeof **before)) {
+            err = SP_FAIL(d, SP_NOMEM, "report");
+            break;
+        }
+        all = difficulty_of(&(*before)[*n], sp_rows_str(r, 1)) && all;
+        (*out)[(*n)++] = strtod(sp_rows_str(r, 0), NULL);
+    }
+    err = r ? sp_rows_end(r, err, d) : sp_db_error(db, d);
+    if (err != SP_OK || !all) {
+        sp_mem_free(*before);
+        *before = NULL;
+    }
+    if (err != SP_OK) {
+        sp_mem_free(*out);
+        *out = NULL;
+    }
+    return err;
 }
 
 sp_rows *sp_fdb_drawn_values(sp_db *db, const char *experiment, const char *metric)

@@ -84,6 +84,12 @@ SP_MUST sp_err sp_fdb_units(sp_db *db, const char *experiment, const char *varia
  * ms, ms_first, cost, tokens of its answers. out is allocated; sp_mem_free. */
 SP_MUST sp_err sp_fdb_values(sp_db *db, const char *experiment, const char *variant,
                              const char *metric, double **out, size_t *n, sp_diag *d);
+/* The same of a metric that answers have themselves. *before: beside each value [n] how difficult
+ * intent held the conversation's first question, which no variant changes; NULL: it was not judged
+ * in all of them. Allocated likewise. */
+SP_MUST sp_err sp_fdb_values_before(sp_db *db, const char *experiment, const char *variant,
+                                    const char *metric, double **out, double **before, size_t *n,
+                                    sp_diag *d);
 /* One row a conversation that an adapting experiment drew, and that has the metric: epoch, variant,
  * and its mean. As of sp_db_query. */
 sp_rows *sp_fdb_drawn_values(sp_db *db, const char *experiment, const char *metric);

@@ -18,15 +18,21 @@ typedef struct known {
     double mean, variance;
     sp_interval is; /* at alpha / 2, so that two of them bound a difference at alpha */
     double *x;      /* [n] the samples, of a control; else NULL */
+    double *before; /* [n] what was known of each before; likewise, and NULL where it is not */
     /* against the control: the logarithm of the e-value of a difference, and whether it holds among
      * all metrics and variants of the experiment */
     double log_e;
     bool holds;
+    /* the difference without what the question's difficulty explains of it (CUPED) */
+    bool is_adjusted;
+    double adjusted;
+    sp_interval adjusted_is;
 } known;
 
 typedef struct metric {
     const char *name;
     bool bounded; /* its values lie in [0, 1] */
+    bool is_own;  /* of answers themselves, and no rating */
 } metric;
 
 static known know(const double *x, size_t n, bool bounded, double alpha)
@@ -79,6 +85,16 @@ static void put_over_time(sp_buf *out, const double *x, size_t n, bool bounded, 
     sp_buf_putc(out, ']');
 }
 
+static void put_adjusted(sp_buf *out, const known *k)
+{
+    bool known_sign = k->adjusted_is.low > 0 || k->adjusted_is.high < 0;
+    if (!k->is_adjusted)
+        return;
+    sp_buf_puts(out, ",\"adjusted\":{");
+    put_interval(out, "difference", k->adjusted, k->adjusted_is);
+    sp_buf_printf(out, ",\"decided\":%s}", known_sign ? "true" : "false");
+}
+
 /* control NULL: it is the control itself. */
 static void put_metric(sp_buf *out, const metric *m, const known *k, const known *control)
 {
@@ -92,8 +108,10 @@ static void put_metric(sp_buf *out, const metric *m, const known *k, const known
         put_interval(out, "difference", k->n && control->n ? k->mean - control->mean : NAN, by);
         sp_buf_puts(out, ",\"log_evidence\":");
         put_number(out, k->log_e);
-        sp_buf_printf(out, ",\"decided\":%s,\"holds_among_all\":%s}",
+        sp_buf_printf(out, ",\"decided\":%s,\"holds_among_all\":%s",
                       known_sign ? "true" : "false", k->holds ? "true" : "false");
+        put_adjusted(out, k);
+        sp_buf_putc(out, '}');
     }
     sp_buf_putc(out, '}');
 }
@@ -102,11 +120,11 @@ static void put_metric(sp_buf *out, const metric *m, const known *k, const known
 static sp_err list_metrics(metric **out, size_t *n, sp_db *db, sp_arena *a, const sp_experiment *e,
                            sp_diag *d)
 {
-    static const metric own[] = {{"failed", true},
-                                 {"ms", false},
-                                 {"ms_first", false},
-                                 {"cost", false},
-                                 {"tokens", false}};
+    static const metric own[] = {{"failed", true, true},
+                                 {"ms", false, true},
+                                 {"ms_first", false, true},
+                                 {"cost", false, true},
+                                 {"tokens", false, true}};
     size_t n_own = sizeof own / sizeof *own, n_given;
     const char **name;
     bool *is_boolean;
@@ -116,7 +134,7 @@ static sp_err list_metrics(metric **out, size_t *n, sp_db *db, sp_arena *a, cons
         return SP_FAIL(d, SP_NOMEM, "report");
     memcpy(all, own, sizeof own);
     for (size_t i = 0; i < n_given; i++)
-        all[n_own + i] = (metric){name[i], is_boolean[i]};
+        all[n_own + i] = (metric){name[i], is_boolean[i], false};
     *out = all;
     *n = n_own + n_given;
     return SP_OK;
@@ -140,24 +158,62 @@ static double differ_log(const metric *m, const known *k, const double *x, const
                       : sp_differ_by_variance_log(&a, &b, alpha, N_BEST);
 }
 
+/* The difference of both after one factor took out what is explained by what was known before. */
+static sp_err adjust(known *to, const double *x, const double *before, const known *control,
+                     double alpha, sp_diag *d)
+{
+    size_t n = control->n, both = n + to->n;
+    if (!before || !control->before || !n || !to->n)
+        return SP_OK;
+    double *y = sp_mem_array(both, sizeof *y), *z = sp_mem_array(both, sizeof *z);
+    if (y && z) {
+        memcpy(y, control->x, n * sizeof *y);
+        memcpy(y + n, x, to->n * sizeof *y);
+        memcpy(z, control->before, n * sizeof *z);
+        memcpy(z + n, before, to->n * sizeof *z);
+        sp_adjust(y, z, both);
+        const known a = know(y, n, false, alpha / 2), b = know(y + n, to->n, false, alpha / 2);
+        to->is_adjusted = true;
+        to->adjusted = b.mean - a.mean;
+        to->adjusted_is = (sp_interval){b.is.low - a.is.high, b.is.high - a.is.low};
+    }
+    sp_err err = y && z ? SP_OK : SP_FAIL(d, SP_NOMEM, "report");
+    sp_mem_free(y);
+    sp_mem_free(z);
+    return err;
+}
+
+/* One metric of one variant; control NULL: it is the control. */
+static sp_err learn_one(known *to, sp_db *db, const char *experiment, const char *variant,
+                        const metric *m, const known *control, double alpha, sp_diag *d)
+{
+    double *x, *before = NULL;
+    size_t n;
+    bool adjusts = m->is_own && !m->bounded;
+    SP_TRY(adjusts
+               ? sp_fdb_values_before(db, experiment, variant, m->name, &x, &before, &n, d)
+               : sp_fdb_values(db, experiment, variant, m->name, &x, &n, d));
+    *to = know(x, n, m->bounded, alpha / 2);
+    if (!control) {
+        to->x = x;
+        to->before = before;
+        return SP_OK;
+    }
+    to->log_e = differ_log(m, to, x, control, alpha);
+    sp_err err = adjust(to, x, before, control, alpha, d);
+    sp_mem_free(x);
+    sp_mem_free(before);
+    return err;
+}
+
 /* What is known of all metrics of all variants: all [n_variant][n_metric]. */
 static sp_err learn(known *all, sp_db *db, const sp_experiment *e, const metric *m, size_t n_metric,
                     double alpha, sp_diag *d)
 {
     for (size_t i = 0; i < e->n_variant; i++)
-        for (size_t k = 0; k < n_metric; k++) {
-            known *to = &all[i * n_metric + k];
-            double *x;
-            size_t n;
-            SP_TRY(sp_fdb_values(db, e->name, e->variant[i].name, m[k].name, &x, &n, d));
-            *to = know(x, n, m[k].bounded, alpha / 2);
-            if (i == 0)
-                to->x = x;
-            else
-                to->log_e = differ_log(&m[k], to, x, &all[k], alpha);
-            if (i)
-                sp_mem_free(x);
-        }
+        for (size_t k = 0; k < n_metric; k++)
+            SP_TRY(learn_one(&all[i * n_metric + k], db, e->name, e->variant[i].name, &m[k],
+                             i ? &all[k] : NULL, alpha, d));
     return SP_OK;
 }
 
@@ -215,8 +271,10 @@ static sp_err put_variants(sp_buf *out, sp_db *db, sp_arena *a, const sp_experim
         err = refuse(all, a, e->n_variant, n_metric, alpha, d);
     for (size_t i = 0; i < e->n_variant && err == SP_OK; i++)
         err = put_variant(out, db, e, i, m, n_metric, all, units[i], alpha, d);
-    for (size_t k = 0; k < n_metric; k++)
+    for (size_t k = 0; k < n_metric; k++) {
         sp_mem_free(all[k].x);
+        sp_mem_free(all[k].before);
+    }
     return err;
 }
 

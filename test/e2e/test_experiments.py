@@ -1,5 +1,6 @@
 """Experiments and feedback: who gets which variant, what a variant sets, what is noted, given, reported and deleted."""
 import json
+import random
 import sqlite3
 import subprocess
 
@@ -177,6 +178,35 @@ def test_the_report_is_the_operators(lab):
     assert p.returncode == 0 and {e["name"] for e in json.loads(p.stdout)["experiments"]} == {"brief", "near", "far"}
     text = subprocess.run([BIN, "experiment", "status", "--experiments", lab.folder / "e.yaml", "--feedback", lab.folder / "f.db"], capture_output=True, text=True).stdout
     assert "brief, decided by thumbs" in text and "decided" in text
+
+
+def test_what_the_question_explains_is_taken_out(tmp_path):
+    """Times that hang on the difficulty of the question tell two variants apart once that is taken out of them."""
+    (tmp_path / "e.yaml").write_text("experiments:\n  - {name: quick, variants: [{name: x}, {name: y, set: {draft: 0}}]}\n")
+    s = Server("--experiments", tmp_path / "e.yaml", "--feedback", tmp_path / "f.db")
+    assert s.stop() == 0
+    db, rng = sqlite3.connect(tmp_path / "f.db"), random.Random(3)
+    for i in range(600):
+        hard, v = rng.random(), "xy"[i % 2]
+        for k in range(2):  # what is known before is of a conversation's first answer
+            receipt = json.dumps({"difficulty": hard if k == 0 else 0.5}, separators=(",", ":"))
+            db.execute("INSERT INTO answer VALUES(?,'t',NULL,?,?,'m','light',0,?,?,'0',1,1,?)",
+                       (f"a{i}-{k}", f"u{i}", 1000 + i + k, str(1000 * hard + 100 * rng.random() - (v == "y") * 60), "1", receipt))
+            db.execute("INSERT INTO exposure VALUES(?,'quick',?)", (f"a{i}-{k}", v))
+    db.commit()
+
+    def against():
+        p = subprocess.run([BIN, "experiment", "status", "--experiments", tmp_path / "e.yaml", "--feedback", tmp_path / "f.db", "--json"], capture_output=True, text=True)
+        assert p.returncode == 0, p.stderr
+        return json.loads(p.stdout)["experiments"][0]["variants"][1]["metrics"]["ms"]["against_control"]
+
+    got = against()
+    assert not got["decided"] and got["adjusted"]["decided"] and got["adjusted"]["high"] < 0 and -80 < got["adjusted"]["difference"] < -40
+    assert got["adjusted"]["high"] - got["adjusted"]["low"] < 0.3 * (got["high"] - got["low"])
+    db.execute("UPDATE answer SET receipt='{}' WHERE id='a7-0'")
+    db.commit()
+    assert "adjusted" not in against(), "one question was not judged"
+    db.close()
 
 
 def test_requests_are_counted_by_class_and_listed_without_what_has_gone(lab):
