@@ -8,7 +8,7 @@ a server that falls behind is charged for its queue. Load is a share of the capa
 (closed loop) just before. All get the same model, threads, prompts and limits; answers are greedy and end where the model ends them. Most long
 ones of the default model loop, which suits guessing ahead: the comparison with ourselves runs a second time with a repetition penalty.
 
-usage: bench/serve.py [--peer DIR] [--only trace,fair,overload,guess,routing,overhead] [--against own,peer] [--rounds N] [--seconds S] [--overload S]
+usage: bench/serve.py [--peer DIR] [--only trace,fair,overload,guess,routing,overhead,utilisation] [--against own,peer] [--rounds N] [--seconds S] [--overload S]
   --peer DIR   llama.cpp build with bin/llama-server (see bench/run.py); without it that column is left out"""
 import argparse
 import asyncio
@@ -277,6 +277,33 @@ def overload(a):
     s.stop()
 
 
+def utilisation(a):
+    """How much of the machine is at work at a load of 0.9 of each setting's own capacity, and what bounds it: the share of time in steps, and over
+    that time the shares of the arithmetic and of the read bandwidth that `sparing bench` measures on this machine. The larger of the two is of the
+    resource that limits; it is a lower bound, for a step that waits for one has no use for the other."""
+    peak = json.loads(subprocess.run([str(BIN), "bench", "-m", str(MODEL), "-t", THREADS, "--json", "-p", "64", "-n", "0", "--repeat", "1"], check=True,
+                                     capture_output=True, text=True).stdout)
+    names = ("sparing_busy_seconds_total", "sparing_step_flops_total", "sparing_step_bytes_total")
+    for name, make in (("all on", Ours), ("plain (first come, nothing guessed)", lambda: Ours(*FCFS))):
+        cap, rows = capacity(make, a.seconds, None), []
+        for i in range(a.rounds):
+            s = make()
+            try:
+                asyncio.run(closed_loop(s.port, SLOTS, 3, 1))
+                before, began = [s.metric(n) for n in names], time.perf_counter()
+                done = asyncio.run(open_loop(s.port, make_trace(300 + i, a.seconds, 0.9 * cap, False), None))
+                took = time.perf_counter() - began
+                busy, flops, read = (s.metric(n) - x for n, x in zip(names, before))
+            finally:
+                s.stop()
+            if not done or not all(d.status == 200 for d in done):
+                raise RuntimeError(f"of {len(done)} requests not all were answered, or none came: ask for more --seconds")
+            rows.append((busy / took, flops / 2 / peak["int_mac_s"] / took, read / peak["read_bytes_s"] / took))
+        busy, arithmetic, memory = ([100 * r[k] for r in rows] for k in range(3))
+        print(f"utilisation at load 0.9, {name} ({cap:.2f} requests/s): time in steps {spread(busy, ' %')}; arithmetic {spread(arithmetic, ' %')}; read bandwidth "
+              f"{spread(memory, ' %')}", flush=True)
+
+
 def loops(s, text):
     """Does the answer say the same over and over? Of its runs of four tokens, fewer than 80 % are different."""
     tok = s.http.post("/tokenize", json={"content": text}).json()["tokens"]
@@ -339,13 +366,13 @@ def overhead(a):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--peer")
-    p.add_argument("--only", default="trace,fair,overload,guess,routing,overhead")
+    p.add_argument("--only", default="trace,fair,overload,guess,routing,overhead,utilisation")
     p.add_argument("--overload", type=float, default=600, help="seconds of the overload")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--seconds", type=float, default=40, help="of a trace")
     p.add_argument("--against", default="own,peer", help="of the trace")
     a = p.parse_args()
-    for name, row in (("routing", routing), ("overhead", overhead), ("guess", guess), ("fair", fair), ("overload", overload)):
+    for name, row in (("routing", routing), ("overhead", overhead), ("guess", guess), ("fair", fair), ("overload", overload), ("utilisation", utilisation)):
         if name in a.only:
             row(a)
     if "trace" in a.only:

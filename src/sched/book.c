@@ -383,6 +383,9 @@ void sp_engine_metrics(sp_engine *e)
         .busy = sp_metric_counter(m, "sparing_busy_seconds_total", "Time in steps.", NULL),
         .step_flops = sp_metric_counter(m, "sparing_step_flops_total",
                                         "Arithmetic of all steps, as it was done.", NULL),
+        .step_bytes = sp_metric_counter(
+            m, "sparing_step_bytes_total",
+            "Weights, keys and values that steps read, as if no key were left out.", NULL),
         .windows = sp_metric_counter(m, "sparing_busy_windows_total",
                                      "Windows of 100 ms in which something was computed.", NULL),
         .window_sum = sp_metric_counter(

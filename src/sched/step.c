@@ -366,7 +366,10 @@ sp_step_size sp_engine_size_of(const sp_engine *e, size_t n_span)
 static void note_step(sp_engine *e, size_t n_span, const sp_step_size *size, bool loading,
                       uint64_t from, uint64_t to)
 {
+    double tok_bytes = (double)sp_kv_page_bytes(sp_kv_pool_shape(e->cfg.pool)) / SP_PAGE_TOK;
     sp_metric_add(e->m.tok_step, (double)size->n_tok);
+    sp_metric_add(e->m.step_bytes, sp_model_weight_bytes(e->cfg.model, size->n_tok) +
+                                       size->seen * tok_bytes);
     sp_engine_meter(e, from, to, share_out(e, n_span, to - from));
     if (loading)
         return;

@@ -13,7 +13,7 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from conftest import GOLDEN, PATIENCE, ROOT, Server, write_keys
+from conftest import GOLDEN, PATIENCE, ROOT, Server, quick_file, write_keys
 
 
 @pytest.fixture(scope="module")
@@ -338,6 +338,16 @@ def test_64_conversations_keep_their_secrets(make_server):
 
 
 # --- metrics and description ---------------------------------------------------------------------
+
+def test_steps_count_the_bytes_that_they_read(make_server):
+    """Each step reads the weights once, and a little of keys and values."""
+    s = make_server()
+    s.chat("warm", max_tokens=2)
+    before = s.metric("sparing_step_bytes_total")
+    steps = s.chat(max_tokens=12, ignore_eos=True, sparing={"draft": 0}).json()["usage"]["sparing"]["decode"]["steps"]
+    each = (s.metric("sparing_step_bytes_total") - before) / os.path.getsize(quick_file()) / (steps + 1)
+    assert 10 <= steps <= 12 and 0.5 < each < 2, each
+
 
 def test_metrics_parse(server):
     text = server.http.get("/metrics").text
