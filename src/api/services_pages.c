@@ -29,8 +29,8 @@ typedef struct give_box {
     sp_sha256 *id; /* [n] */
     size_t n, first;
     bool state;    /* the state behind them; else the pages */
-    uint8_t *record; /* out */
-    size_t n_record, n_page;
+    sp_kv_bytes record; /* out */
+    size_t n_page;
     sp_err err;
 } give_box;
 
@@ -46,8 +46,9 @@ typedef struct fetch {
     bool has_state; /* the model has one, and it was not asked for yet */
     sp_job *job;
     give_box *box;
-    uint8_t *record;
-    size_t n_record, n_page, sent; /* of record */
+    sp_kv_bytes record; /* n 0: none is being sent */
+    sp_kv_bytes spare;  /* of one that was sent, for the next to be copied into */
+    size_t n_page, sent; /* of record */
     uint32_t n_records;
 } fetch;
 
@@ -68,15 +69,14 @@ static void wake(void *arg)
 static void run_give(void *arg, sp_kv_pool *p)
 {
     give_box *b = arg;
-    b->err = b->state ? sp_kv_pool_export_state(&b->record, &b->n_record, p, b->who, b->id, b->n)
-                      : sp_kv_pool_export(&b->record, &b->n_record, &b->n_page, p, b->who, b->id,
-                                          b->n, b->first);
+    b->err = b->state ? sp_kv_pool_export_state(&b->record, p, b->who, b->id, b->n)
+                      : sp_kv_pool_export(&b->record, &b->n_page, p, b->who, b->id, b->n, b->first);
 }
 
 static void free_give(void *arg)
 {
     give_box *b = arg;
-    sp_mem_free(b->record);
+    sp_mem_free(b->record.p);
     sp_mem_free(b->id);
     sp_mem_free(b);
 }
@@ -99,6 +99,8 @@ static sp_err ask_next(fetch *f, sp_diag *d)
     f->is_behind = computes(f, f->at) != NULL;
     memcpy(b->id, f->name + b->first, b->n * sizeof *b->id);
     snprintf(b->who, sizeof b->who, "%s", sp_grpc_who(f->c));
+    b->record = f->spare;
+    f->spare = (sp_kv_bytes){0};
     sp_err err = sp_job_call(&f->job, f->on->env.engine,
                              &(sp_job_call_cfg){run_give, free_give, b, wake, f}, d);
     if (err == SP_OK)
@@ -139,10 +141,9 @@ static bool take_record(fetch *f)
     sp_err err = fine ? f->box->err : SP_CANCEL;
     if (err == SP_OK) {
         f->record = f->box->record;
-        f->n_record = f->box->n_record;
         f->n_page = f->box->n_page;
         f->at += f->box->n_page;
-        f->box->record = NULL;
+        f->box->record = (sp_kv_bytes){0};
         f->sent = 0;
     }
     sp_job_put(f->job);
@@ -162,22 +163,23 @@ static bool take_record(fetch *f)
 
 static void send_chunks(fetch *f)
 {
-    while (f->sent < f->n_record && sp_grpc_room(f->c)) {
+    while (f->sent < f->record.n && sp_grpc_room(f->c)) {
         Sparing__V1__Chunk m = SPARING__V1__CHUNK__INIT;
-        size_t n = f->n_record - f->sent < CHUNK ? f->n_record - f->sent : CHUNK;
+        size_t n = f->record.n - f->sent < CHUNK ? f->record.n - f->sent : CHUNK;
         m.record = f->n_records;
-        m.record_bytes = f->n_record;
+        m.record_bytes = f->record.n;
         m.offset = f->sent;
-        m.data = (ProtobufCBinaryData){n, f->record + f->sent};
-        m.sum = sp_kv_sum(f->record + f->sent, n);
+        m.data = (ProtobufCBinaryData){n, f->record.p + f->sent};
+        m.sum = sp_kv_sum(f->record.p + f->sent, n);
         m.early = computes(f, f->n - 1) != NULL;
         f->sent += n;
         sp_service_send(f->c, &m.base);
     }
-    if (f->sent < f->n_record)
+    if (f->sent < f->record.n)
         return;
-    sp_mem_free(f->record);
-    f->record = NULL;
+    sp_mem_free(f->spare.p);
+    f->spare = f->record;
+    f->record = (sp_kv_bytes){0};
     f->n_records++;
     f->n_given++;
     sp_metric_add(computes(f, f->n - 1) ? f->s->given_ahead : f->s->given_after,
@@ -196,16 +198,16 @@ static void pull(void *arg)
     fetch *f = arg;
     sp_diag d = {0};
     do {
-        if (f->job && !f->record && !take_record(f))
+        if (f->job && !f->record.n && !take_record(f))
             return;
         if (!f->job && is_due(f) && ask_next(f, &d) != SP_OK) {
             sp_service_fail(f->c, f->s, f->on->env.engine, &(sp_turn_error){.diag = d});
             return;
         }
-        if (f->record)
+        if (f->record.n)
             send_chunks(f);
-    } while (f->job && !f->record);
-    if (!f->record && f->at == f->n && !f->has_state)
+    } while (f->job && !f->record.n);
+    if (!f->record.n && f->at == f->n && !f->has_state)
         sp_grpc_finish(f->c, SP_GRPC_OK, NULL, 0);
 }
 
@@ -214,7 +216,8 @@ static void close_fetch(void *arg)
     fetch *f = arg;
     sp_job_put(f->job);
     sp_models_done(f->s->app->models, f->on);
-    sp_mem_free(f->record);
+    sp_mem_free(f->record.p);
+    sp_mem_free(f->spare.p);
     sp_mem_free(f->name);
     sp_mem_free(f);
 }
@@ -273,7 +276,7 @@ void sp_service_fetch(void *app, sp_grpc_call *c, const uint8_t *p, size_t n)
 /* Owner: the job, as above. */
 typedef struct take_box {
     sp_kv_hand hand;
-    uint8_t *record;
+    sp_kv_bytes record;
     char salt[SP_SALT_BYTES];
     bool state;
     size_t n_new;
@@ -284,8 +287,9 @@ typedef struct taking {
     sp_service_turn *t;
     const Sparing__V1__Ticket *ticket;
     const char *salt;
-    uint8_t *record; /* being received */
-    uint64_t n_record, have;
+    sp_kv_bytes record; /* being received; n 0: none is */
+    sp_kv_bytes spare;  /* of one that was taken */
+    uint64_t have;
     uint32_t number;
     sp_job *job;     /* puts the last record into the pool; NULL: none is under way */
     take_box *box;   /* its */
@@ -306,7 +310,7 @@ static void run_take(void *arg, sp_kv_pool *p)
 static void free_take(void *arg)
 {
     take_box *b = arg;
-    sp_mem_free(b->record);
+    sp_mem_free(b->record.p);
     sp_mem_free(b);
 }
 
@@ -330,8 +334,12 @@ static sp_err settle(taking *k)
     size_t n_new = ev ? k->box->n_new : 0;
     *(k->box->state ? &k->n_state : &k->n_new) += n_new;
     k->t->handed.early_pages += k->was_early && !k->box->state ? n_new : 0;
-    if (ev)
+    if (ev) {
         sp_event_free(ev);
+        sp_mem_free(k->spare.p);
+        k->spare = k->box->record;
+        k->box->record = (sp_kv_bytes){0};
+    }
     sp_job_put(k->job);
     k->job = NULL;
     return err == SP_OK ? SP_OK
@@ -347,10 +355,10 @@ static sp_err put_record(taking *k)
     if (!b)
         return SP_FAIL(&k->d, SP_NOMEM, "pages");
     b->record = k->record;
-    k->record = NULL;
+    k->record = (sp_kv_bytes){0};
     snprintf(b->salt, sizeof b->salt, "%s", k->salt);
-    sp_err err = sp_kv_hand_read(&b->hand, sp_engine_config(engine)->pool, k->t->who, b->record,
-                                 (size_t)k->n_record, &k->d);
+    sp_err err = sp_kv_hand_read(&b->hand, sp_engine_config(engine)->pool, k->t->who, b->record.p,
+                                 b->record.n, &k->d);
     b->state = err == SP_OK && sp_kv_rec_is_state(&b->hand.head.rec);
     if (b->state && !is_of_ticket(&b->hand.head.rec, k->ticket))
         err = SP_FAIL(&k->d, SP_FORMAT, "a state that is behind no page of the ticket");
@@ -370,29 +378,30 @@ static sp_err put_record(taking *k)
 
 static sp_err take_chunk(taking *k, const Sparing__V1__Chunk *m)
 {
-    if (!k->record) {
+    if (!k->record.n) {
         if (m->offset || m->record_bytes == 0 || m->record_bytes > RECORD_MOST)
             return SP_FAIL(&k->d, SP_FORMAT, "a record that does not begin, or is too large");
-        k->record = sp_mem_raw((size_t)m->record_bytes);
-        if (!k->record)
+        sp_mem_free(k->record.p);
+        k->record = k->spare;
+        k->spare = (sp_kv_bytes){0};
+        if (sp_kv_bytes_fit(&k->record, (size_t)m->record_bytes) != SP_OK)
             return SP_FAIL(&k->d, SP_NOMEM, "pages");
-        k->n_record = m->record_bytes;
         k->have = 0;
         k->number = m->record;
         k->is_early = true;
     }
-    if (m->record != k->number || m->record_bytes != k->n_record || m->offset != k->have ||
-        m->data.len > k->n_record - k->have || m->data.len == 0)
+    if (m->record != k->number || m->record_bytes != k->record.n || m->offset != k->have ||
+        m->data.len > k->record.n - k->have || m->data.len == 0)
         return SP_FAIL(&k->d, SP_FORMAT, "chunks do not follow one another");
     if (sp_kv_sum(m->data.data, m->data.len) != m->sum)
         return SP_FAIL(&k->d, SP_CORRUPT, "a chunk is not what was sent");
-    memcpy(k->record + k->have, m->data.data, m->data.len);
+    memcpy(k->record.p + k->have, m->data.data, m->data.len);
     k->have += m->data.len;
     k->is_early = k->is_early && m->early;
     k->t->handed.bytes += m->data.len;
     k->t->handed.early_bytes += m->early ? m->data.len : 0;
     k->early_ns = m->early ? sp_clock_ns() : k->early_ns;
-    return k->have == k->n_record ? put_record(k) : SP_OK;
+    return k->have == k->record.n ? put_record(k) : SP_OK;
 }
 
 static bool on_message(void *arg, const uint8_t *p, size_t n)
@@ -483,6 +492,7 @@ void sp_service_turn_take_pages(void *turn)
     sp_metric_add(t->s->fetched, (double)k.n_new);
     sp_metric_add(t->s->states, (double)k.n_state);
     sp_metric_add(err == SP_OK ? t->s->whole : t->s->broken, 1);
-    sp_mem_free(k.record);
+    sp_mem_free(k.record.p);
+    sp_mem_free(k.spare.p);
     sp_mem_free(request);
 }

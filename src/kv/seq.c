@@ -86,8 +86,19 @@ static sp_err put_pages(uint8_t *record, const sp_kv_rec *r, const sp_kv_pool *p
     return SP_OK;
 }
 
-sp_err sp_kv_pool_export(uint8_t **out, size_t *n_out, size_t *n_page, sp_kv_pool *p,
-                         const char *tenant, const sp_sha256 *id, size_t n, size_t first)
+sp_err sp_kv_bytes_fit(sp_kv_bytes *b, size_t n)
+{
+    if (b->cap < n) {
+        sp_mem_free(b->p);
+        *b = (sp_kv_bytes){.p = sp_mem_raw(n)};
+        b->cap = b->p ? n : 0;
+    }
+    b->n = b->p ? n : 0;
+    return b->p ? SP_OK : SP_NOMEM;
+}
+
+sp_err sp_kv_pool_export(sp_kv_bytes *out, size_t *n_page, sp_kv_pool *p, const char *tenant,
+                         const sp_sha256 *id, size_t n, size_t first)
 {
     uint8_t tag[SP_KV_TAG];
     uint32_t at[SP_KV_HAND];
@@ -109,21 +120,15 @@ sp_err sp_kv_pool_export(uint8_t **out, size_t *n_out, size_t *n_page, sp_kv_poo
         memcpy(page_of[i].tok, p->pages[at[i]].tok, sizeof page_of[i].tok);
         r.lo_mask |= (uint32_t)(p->pages[at[i]].lo != NULL) << i;
     }
-    size_t n_bytes = sp_kv_rec_bytes(&r);
-    uint8_t *staged = sp_mem_raw(p->page_bytes + p->lo_bytes), *record = sp_mem_raw(n_bytes);
-    sp_err err = staged && record ? put_pages(record, &r, p, at, staged) : SP_NOMEM;
+    SP_TRY(sp_kv_bytes_fit(out, sp_kv_rec_bytes(&r)));
+    uint8_t *staged = sp_mem_raw(p->page_bytes + p->lo_bytes);
+    sp_err err = staged ? put_pages(out->p, &r, p, at, staged) : SP_NOMEM;
     sp_mem_free(staged);
-    if (err != SP_OK) {
-        sp_mem_free(record);
-        return err;
-    }
-    *out = record;
-    *n_out = n_bytes;
     *n_page = k;
-    return SP_OK;
+    return err;
 }
 
-sp_err sp_kv_pool_export_state(uint8_t **out, size_t *n_out, sp_kv_pool *p, const char *tenant,
+sp_err sp_kv_pool_export_state(sp_kv_bytes *out, sp_kv_pool *p, const char *tenant,
                                const sp_sha256 *id, size_t n)
 {
     uint8_t tag[SP_KV_TAG];
@@ -144,23 +149,15 @@ sp_err sp_kv_pool_export_state(uint8_t **out, size_t *n_out, sp_kv_pool *p, cons
     r.first = (uint32_t)(of->n_tok / SP_PAGE_TOK);
     r.lo_bytes = (uint32_t)of->n_tok; /* there, nothing before it is known */
     memcpy(r.tag, tag, sizeof tag);
-    size_t n_bytes = sp_kv_rec_bytes(&r);
+    SP_TRY(sp_kv_bytes_fit(out, sp_kv_rec_bytes(&r)));
     void *const staged = sp_mem_alloc((size_t)r.n_layer * r.hi_bytes);
-    uint8_t *record = sp_mem_alloc(n_bytes);
     const sp_kv_state *state = sp_kv_snap_find(p->states, &of->id, true);
-    sp_err err = staged && record ? p->dev->ops->mem_read(p->dev, staged, state->mem,
-                                                          p->cfg.state_bytes)
-                                  : SP_NOMEM;
+    sp_err err =
+        staged ? p->dev->ops->mem_read(p->dev, staged, state->mem, p->cfg.state_bytes) : SP_NOMEM;
     if (err == SP_OK)
-        sp_kv_rec_build(record, &r, &staged, NULL);
+        sp_kv_rec_build(out->p, &r, &staged, NULL);
     sp_mem_free(staged);
-    if (err != SP_OK) {
-        sp_mem_free(record);
-        return err;
-    }
-    *out = record;
-    *n_out = n_bytes;
-    return SP_OK;
+    return err;
 }
 
 /* A state's record that has come through sp_kv_rec_verify. */

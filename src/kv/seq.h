@@ -24,16 +24,26 @@ enum { SP_KV_HAND = 8 /* pages of a record that is handed over: some megabytes, 
 SP_MUST sp_err sp_kv_seq_names(sp_sha256 *out, const sp_kv_pool *p, const char *tenant,
                                const char *salt, const uint32_t *tok, size_t n);
 
+/* Memory for one record behind another: it stays and is written over, for records of some
+ * megabytes in fresh memory cost as much for its pages as for the bytes. {0}: none yet. */
+typedef struct sp_kv_bytes {
+    uint8_t *p; /* [n] of cap; sp_mem_free */
+    size_t n, cap;
+} sp_kv_bytes;
+
+/* Room for a record of n bytes, whose contents are then undefined. */
+SP_MUST sp_err sp_kv_bytes_fit(sp_kv_bytes *b, size_t n);
+
 /* The first pages of id [n], which follow one another and the first of which is number `first` of
- * its prompt, as one record of at most SP_KV_HAND: as far as RAM has them. out: memory the caller
- * frees. SP_NOTFOUND: not even the first. */
-SP_MUST sp_err sp_kv_pool_export(uint8_t **out, size_t *n_out, size_t *n_page, sp_kv_pool *p,
+ * its prompt, as one record of at most SP_KV_HAND: as far as RAM has them. SP_NOTFOUND: not even
+ * the first. */
+SP_MUST sp_err sp_kv_pool_export(sp_kv_bytes *out, size_t *n_page, sp_kv_pool *p,
                                  const char *tenant, const sp_sha256 *id, size_t n, size_t first);
 
 /* The states of recurrent layers at the end of the longest prefix of these pages that has a
  * snapshot in RAM, as a record, to the bit. SP_NOTFOUND: there is none, or the model has none. */
-SP_MUST sp_err sp_kv_pool_export_state(uint8_t **out, size_t *n_out, sp_kv_pool *p,
-                                       const char *tenant, const sp_sha256 *id, size_t n);
+SP_MUST sp_err sp_kv_pool_export_state(sp_kv_bytes *out, sp_kv_pool *p, const char *tenant,
+                                       const sp_sha256 *id, size_t n);
 
 /* A record that was checked, of pages or of a state (sp_kv_rec_is_state); borrows the bytes. */
 typedef struct sp_kv_hand {

@@ -542,27 +542,27 @@ static void test_pages_are_handed_over(void **state)
     sp_sha256 name[3];
     sp_kv_hand h;
     sp_diag d = {0};
-    uint8_t *bytes;
-    size_t n, n_page, n_new, found;
+    sp_kv_bytes bytes = {0};
+    size_t n_page, n_new, found;
     open_world(&from);
     open_world(&to);
     for (uint32_t k = 0; k < 100; k++)
         tok[k] = k;
     fill(&from, 0, "alice", 100);
     assert_int_equal(sp_kv_seq_names(name, from.pool, "alice", NULL, tok, 100), SP_OK);
-    assert_int_equal(sp_kv_pool_export(&bytes, &n, &n_page, from.pool, "bob", name, 3, 0), SP_NOTFOUND);
-    assert_int_equal(sp_kv_pool_export(&bytes, &n, &n_page, from.pool, "alice", name, 3, 0), SP_OK);
+    assert_int_equal(sp_kv_pool_export(&bytes, &n_page, from.pool, "bob", name, 3, 0), SP_NOTFOUND);
+    assert_int_equal(sp_kv_pool_export(&bytes, &n_page, from.pool, "alice", name, 3, 0), SP_OK);
     assert_int_equal(n_page, 3);
-    assert_int_equal(sp_kv_hand_read(&h, to.pool, "bob", bytes, n, &d), SP_FORMAT);
-    assert_int_equal(sp_kv_hand_read(&h, to.pool, "alice", bytes, n - 1, &d) == SP_OK, 0);
+    assert_int_equal(sp_kv_hand_read(&h, to.pool, "bob", bytes.p, bytes.n, &d), SP_FORMAT);
+    assert_int_equal(sp_kv_hand_read(&h, to.pool, "alice", bytes.p, bytes.n - 1, &d) == SP_OK, 0);
     size_t n_bad = 0;
-    for (size_t at = 0; at < n; at += 97) {
-        bytes[at] ^= 4;
-        n_bad += sp_kv_hand_read(&h, to.pool, "alice", bytes, n, NULL) == SP_OK;
-        bytes[at] ^= 4;
+    for (size_t at = 0; at < bytes.n; at += 97) {
+        bytes.p[at] ^= 4;
+        n_bad += sp_kv_hand_read(&h, to.pool, "alice", bytes.p, bytes.n, NULL) == SP_OK;
+        bytes.p[at] ^= 4;
     }
-    assert_true(n_bad * 97 < n / 2); /* only what lies between the parts is of no matter */
-    assert_int_equal(sp_kv_hand_read(&h, to.pool, "alice", bytes, n, &d), SP_OK);
+    assert_true(n_bad * 97 < bytes.n / 2); /* only what lies between the parts is of no matter */
+    assert_int_equal(sp_kv_hand_read(&h, to.pool, "alice", bytes.p, bytes.n, &d), SP_OK);
     assert_int_equal(sp_kv_pool_import(&n_new, to.pool, &h, NULL), SP_OK);
     assert_int_equal(n_new, 3);
     assert_int_equal(sp_kv_pool_import(&n_new, to.pool, &h, NULL), SP_OK);
@@ -575,7 +575,7 @@ static void test_pages_are_handed_over(void **state)
         assert_memory_equal(to.seq[0].page[i], from.seq[0].page[i], sp_kv_page_bytes(sp_kv_pool_shape(from.pool)) - sp_kv_lo_bytes(sp_kv_pool_shape(from.pool)));
     sp_kv_seq_fini(&to.seq[0], to.pool);
     sp_kv_seq_fini(&from.seq[0], from.pool);
-    sp_mem_free(bytes);
+    sp_mem_free(bytes.p);
     close_world(&from);
     close_world(&to);
 }
@@ -589,8 +589,8 @@ static void test_states_are_handed_over(void **state)
     sp_sha256 name[N_PROMPT / SP_PAGE_TOK];
     sp_kv_hand h;
     sp_diag d = {0};
-    uint8_t *bytes;
-    size_t n, n_page, n_new, n_names = N_KNOWN / SP_PAGE_TOK;
+    sp_kv_bytes bytes = {0};
+    size_t n_page, n_new, n_names = N_KNOWN / SP_PAGE_TOK;
     squeezes = false;
     for (size_t i = 0; i < N_PROMPT; i++)
         tok[i] = (uint32_t)(i * i % 31);
@@ -600,33 +600,32 @@ static void test_states_are_handed_over(void **state)
     compute(&from, "a", tok);
     assert_int_equal(sp_kv_seq_names(name, from.pool, "a", NULL, tok, N_KNOWN), SP_OK);
     for (size_t at = 0; at < n_names; at += n_page) {
-        assert_int_equal(sp_kv_pool_export(&bytes, &n, &n_page, from.pool, "a", name + at,
+        assert_int_equal(sp_kv_pool_export(&bytes, &n_page, from.pool, "a", name + at,
                                            n_names - at, at),
                          SP_OK);
-        assert_int_equal(sp_kv_hand_read(&h, to.pool, "a", bytes, n, &d), SP_OK);
+        assert_int_equal(sp_kv_hand_read(&h, to.pool, "a", bytes.p, bytes.n, &d), SP_OK);
         assert_false(sp_kv_rec_is_state(&h.head.rec));
         assert_int_equal(sp_kv_pool_import(&n_new, to.pool, &h, NULL), SP_OK);
         assert_int_equal(n_new, n_page);
-        sp_mem_free(bytes);
     }
     assert_int_equal(know(&to, "a", tok), 0); /* pages alone are of no use */
     sp_kv_seq_fini(&to.seq[0], to.pool);
-    assert_int_equal(sp_kv_pool_export_state(&bytes, &n, from.pool, "b", name, n_names),
+    assert_int_equal(sp_kv_pool_export_state(&bytes, from.pool, "b", name, n_names),
                      SP_NOTFOUND);
-    assert_int_equal(sp_kv_pool_export_state(&bytes, &n, bare.pool, "a", name, n_names),
+    assert_int_equal(sp_kv_pool_export_state(&bytes, bare.pool, "a", name, n_names),
                      SP_NOTFOUND);
-    assert_int_equal(sp_kv_pool_export_state(&bytes, &n, from.pool, "a", name, n_names), SP_OK);
-    assert_int_equal(sp_kv_hand_read(&h, to.pool, "b", bytes, n, &d), SP_FORMAT);
-    assert_int_equal(sp_kv_hand_read(&h, bare.pool, "a", bytes, n, &d), SP_FORMAT);
+    assert_int_equal(sp_kv_pool_export_state(&bytes, from.pool, "a", name, n_names), SP_OK);
+    assert_int_equal(sp_kv_hand_read(&h, to.pool, "b", bytes.p, bytes.n, &d), SP_FORMAT);
+    assert_int_equal(sp_kv_hand_read(&h, bare.pool, "a", bytes.p, bytes.n, &d), SP_FORMAT);
     size_t n_bad = 0;
-    for (size_t at = 0; at < n; at += 13) { /* only what fills up the head's and the body's last
-                                               block is of no matter */
-        bytes[at] ^= 4;
-        n_bad += sp_kv_hand_read(&h, to.pool, "a", bytes, n, NULL) == SP_OK;
-        bytes[at] ^= 4;
+    /* only what fills up the head's and the body's last block is of no matter */
+    for (size_t at = 0; at < bytes.n; at += 13) {
+        bytes.p[at] ^= 4;
+        n_bad += sp_kv_hand_read(&h, to.pool, "a", bytes.p, bytes.n, NULL) == SP_OK;
+        bytes.p[at] ^= 4;
     }
     assert_true(n_bad * 13 < SP_KV_ALIGN);
-    assert_int_equal(sp_kv_hand_read(&h, to.pool, "a", bytes, n, &d), SP_OK);
+    assert_int_equal(sp_kv_hand_read(&h, to.pool, "a", bytes.p, bytes.n, &d), SP_OK);
     assert_true(sp_kv_rec_is_state(&h.head.rec) && h.head.rec.first == n_names);
     for (size_t i = 2; i-- > 0;) {
         assert_int_equal(sp_kv_pool_import_state(&n_new, to.pool, &h), SP_OK);
@@ -637,7 +636,7 @@ static void test_states_are_handed_over(void **state)
     for (size_t i = 0; i < 16; i++)
         assert_float_equal(((float *)to.seq[0].state->mem)[i], number_at(N_KNOWN, i), 0);
     sp_kv_seq_fini(&to.seq[0], to.pool);
-    sp_mem_free(bytes);
+    sp_mem_free(bytes.p);
     close_world(&from);
     close_world(&to);
     close_world(&bare);
