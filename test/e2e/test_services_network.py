@@ -6,13 +6,12 @@ import random
 import grpc
 import pytest
 
-from conftest import ROOT, wait_until
+from conftest import wait_until
 from rpc import Client
 from test_pages import reasons_ticket, tickets
-from test_services_faults import Wire, cut, flip, lost, slow
+from test_services_faults import Wire, collection, cut, flip, lost, slow
 from test_services_tls import Authority, credentials, tls
 
-TEXT = (ROOT / "test/data/licences.txt").read_text()[:20_000]
 QUESTION = "What is said about derivative works and patents?"
 CLEAR = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 STEPS = ("retrieval", "reasoning", "generation")
@@ -27,14 +26,6 @@ def status(e):
     corrupted = e.code() == grpc.StatusCode.UNKNOWN and e.details().startswith("Stream removed")
     assert corrupted or e.code() in CLEAR, e
     return grpc.StatusCode.UNAVAILABLE if corrupted else e.code()
-
-
-def collection(server):
-    store = server.http.post("/v1/vector_stores", json={"name": "licences"}).json()["id"]
-    f = server.http.post("/v1/files", files={"file": ("licences.txt", TEXT)}, data={"purpose": "assistants"}).json()["id"]
-    server.http.post(f"/v1/vector_stores/{store}/files", json={"file_id": f})
-    wait_until(lambda: server.http.get(f"/v1/vector_stores/{store}/files/{f}").json()["status"] == "completed", "the text")
-    return store
 
 
 def retrieve(client, store, timeout=600):
