@@ -11,10 +11,10 @@ class Client:
     def target_of(server):
         return re.search(r"on (\S+:\d+)", next(x for x in server.log if "gRPC services" in x))[1]
 
-    def __init__(self, server, key=None, credentials=None):
-        """server: a conftest.Server that was started with --grpc. credentials: of TLS."""
-        self.target = self.target_of(server)
-        options = [("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1)]
+    def __init__(self, server, key=None, credentials=None, target=None):
+        """server: a conftest.Server that was started with --grpc; or its address as target. Each has a connection of its own. credentials: of TLS."""
+        self.target = target or self.target_of(server)
+        options = [("grpc.enable_retries", 0), ("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
         self.channel = grpc.secure_channel(self.target, credentials, options) if credentials else grpc.insecure_channel(self.target, options)
         self.key = key
         self.base = ProtoReflectionDescriptorDatabase(self.channel)

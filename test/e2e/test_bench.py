@@ -1,11 +1,13 @@
 """The benchmark for users: its rows and its CSV, with a peer and without, and what two of its files differ in. No speed is looked at."""
 import csv
+import re
 import subprocess
 import sys
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, wait_until
+from rpc import Client
 
 BENCH = ROOT / "bench"
 PEER = """#!{python}
@@ -90,3 +92,19 @@ def test_what_two_files_differ_in(alone, tmp_path):
     assert p.returncode == 1 and "a row without tok_s" in p.stderr
     (tmp_path / "d.csv").write_text(a.read_text().splitlines()[0] + "\n")
     assert call("compare.py", a, tmp_path / "d.csv").returncode == 2
+
+
+def test_load_on_a_grpc_method(make_server):
+    """bench/rpc.py: what it counts are the calls that it made."""
+    s = make_server("--grpc", "127.0.0.1:0", "--max-run", "4", "--max-queue", "4")
+    target = Client.target_of(s)
+    p = call("rpc.py", target, "-n", 40, "-c", 8, "--connections", 2)
+    assert p.returncode == 0 and "40 calls, 8 at a time, 2 connections" in p.stdout and "status: OK 40\n" in p.stdout, p
+    before = s.metric('sparing_grpc_calls_total{result="ok"}')
+    p = call("rpc.py", target, "--call", "sparing.v1.Generation/Generate", "--data", '{"prompt": {"text": "Ship {i}"}, "max_tokens": 8, "ignore_end": true}', "-n", 30, "-c", 30)
+    status = dict(x.split() for x in p.stdout.split("status: ")[1].splitlines()[0].split(", "))
+    n_right, n_full = int(status["OK"]), int(status.get("RESOURCE_EXHAUSTED", 0))
+    assert n_right >= 4 and n_right + n_full == 30, p.stdout
+    wait_until(lambda: s.metric('sparing_grpc_calls_total{result="ok"}') - before >= n_right, "the counted calls")
+    first, end = (list(map(float, re.findall(r"(?:p\d+|worst) ([0-9.]+)", x))) for x in p.stdout.splitlines()[2:4])
+    assert len(first) == len(end) == 4 and first == sorted(first) and end == sorted(end) and 0 < first[-1] <= end[-1]
