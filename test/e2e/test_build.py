@@ -1,7 +1,9 @@
 """What the compiler and the linker were asked to do against overflows and unwritten memory is in the binary."""
+import os
 import pathlib
 import platform
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -54,3 +56,22 @@ def test_a_build_for_this_machine_has_its_kernels_alone(tmp_path):
         assert set(re.findall(r"-c \S*kern/x86/(\w+)\.c", made)) == set().union(*(f for flag, f in files.items() if flag in flags))
         assert len(re.findall(r"-DSP_KERN_BUILT=\d+u", made)) == (levels == "here")
     assert "for the processor" not in run("version").stdout
+
+
+@pytest.mark.parametrize("was, asked, wanted", [(None, "here", ["here"]), (None, "all", ["all"]), ("here", "here", []), ("here", "all", ["all"]), ("all", "here", []), ("all", "all", [])])
+def test_setup_configures_where_it_must(tmp_path, was, asked, wanted):
+    """scripts/setup with a cmake that only writes down what it is asked: was: the levels of the build that is there."""
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts/setup", tmp_path / "scripts")
+    for path, does in (("scripts/fetch-models", "true"), ("bin/dpkg-query", "printf installed"), ("bin/cmake", 'echo "$@" >>' + str(tmp_path / "asked"))):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / path).chmod(0o755)
+    if was:
+        (tmp_path / "build/release").mkdir(parents=True)
+        (tmp_path / "build/release/build.ninja").touch()
+        (tmp_path / "build/release/CMakeCache.txt").write_text(f"SP_HARDEN:BOOL=ON\nSP_LEVELS:STRING={was}\n")
+    p = subprocess.run([str(tmp_path / "scripts/setup")], capture_output=True, text=True, env={**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "SPARING_LEVELS": asked})
+    assert p.returncode == 0, p
+    lines = (tmp_path / "asked").read_text().splitlines()
+    assert lines == [f"--preset release -DSP_LEVELS={w}" for w in wanted] + ["--build --preset release --target sparing"]
