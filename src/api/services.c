@@ -373,6 +373,8 @@ sp_err sp_services_start(sp_services **out, sp_app *app, const sp_services_cfg *
                                  "Tickets to pages of other servers.", "result=\"whole\"");
     s->broken = sp_metric_counter(app->metrics, "sparing_tickets_total",
                                   "Tickets to pages of other servers.", "result=\"broken\"");
+    s->slower = sp_metric_counter(app->metrics, "sparing_tickets_total",
+                                  "Tickets to pages of other servers.", "result=\"slower\"");
     s->refused = sp_metric_counter(app->metrics, "sparing_tickets_total",
                                    "Tickets to pages of other servers.", "result=\"refused\"");
     sp_err err = sp_desk_start(&s->desk, &desk, d);

@@ -26,7 +26,7 @@ struct sp_services {
     char name[128];           /* of this server, as its tickets have it */
     const char *const *peers; /* servers that pages are fetched from, as the options have them */
     sp_rpc_tls peer_tls;
-    sp_metric *fetched, *states, *whole, *broken, *refused, *given_ahead, *given_after;
+    sp_metric *fetched, *states, *whole, *broken, *slower, *refused, *given_ahead, *given_after;
     struct sp_service_turn *ahead; /* prompts that are being computed and whose tickets are out;
                                       owner: the gRPC thread */
     unsigned roles;

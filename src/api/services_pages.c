@@ -18,8 +18,13 @@ enum {
     CHUNK = 128 << 10, /* stays in a core's cache from one copy to the next */
     RECORD_MOST = 256 << 20,
     WAIT_NS = 100000000,
-    AHEAD_S = 60 /* without pages of a prompt that is being computed, or waits for its turn */
+    AHEAD_S = 60, /* without pages of a prompt that is being computed, or waits for its turn */
+    JUDGE_NS = 1000000000 /* of a transfer, before it is compared with computing: a busy
+                              machine's pauses are no measure */
 };
+/* A transfer is given up when what is left of it takes so many times what computing it would: both
+ * are estimates, and what has come is not lost. */
+static const double SLOWER = 2;
 
 /* --- giving ----------------------------------------------------------------------------------- */
 
@@ -297,6 +302,9 @@ typedef struct taking {
     bool is_early;     /* all chunks of the record that is being received were */
     bool was_early;    /* the record before it, which the job puts into the pool, was */
     uint64_t early_ns; /* when the last early chunk came; 0: none did */
+    /* From here on the peer has only to send, and had sent so much; 0: it computes. */
+    uint64_t since_ns, since_bytes;
+    bool is_slow;      /* given up for that */
     sp_diag d;
 } taking;
 
@@ -376,6 +384,24 @@ static sp_err put_record(taking *k)
     return err;
 }
 
+/* Is the rest of the prompt computed sooner than the peer sends its pages? */
+static bool is_slower(const taking *k)
+{
+    const sp_engine_cfg *cfg = sp_engine_config(k->t->model.on->env.engine);
+    uint64_t now = sp_clock_ns(), bytes = k->t->handed.bytes;
+    size_t page_bytes = sp_kv_page_bytes(sp_kv_pool_shape(cfg->pool)), n = k->ticket->n_page;
+    size_t have = (size_t)(bytes / page_bytes) < n ? (size_t)(bytes / page_bytes) : n;
+    if (!k->since_ns || now - k->since_ns < JUDGE_NS || have == n)
+        return false;
+    double spent_s = (double)(now - k->since_ns) * 1e-9, came = (double)(bytes - k->since_bytes),
+           left = (double)((n - have) * page_bytes);
+    double compute_s = sp_engine_prompt_s(k->t->model.on->env.engine, have * SP_PAGE_TOK,
+                                          n * SP_PAGE_TOK);
+    /* Of what has not begun to come, as long again is the least that can be expected. */
+    double left_s = came > 0 ? spent_s * left / came : spent_s;
+    return compute_s > 0 && left_s > SLOWER * compute_s;
+}
+
 static sp_err take_chunk(taking *k, const Sparing__V1__Chunk *m)
 {
     if (!k->record.n) {
@@ -401,6 +427,10 @@ static sp_err take_chunk(taking *k, const Sparing__V1__Chunk *m)
     k->t->handed.bytes += m->data.len;
     k->t->handed.early_bytes += m->early ? m->data.len : 0;
     k->early_ns = m->early ? sp_clock_ns() : k->early_ns;
+    if (!m->early && !k->since_ns) {
+        k->since_ns = sp_clock_ns();
+        k->since_bytes = k->t->handed.bytes;
+    }
     return k->have == k->record.n ? put_record(k) : SP_OK;
 }
 
@@ -416,8 +446,9 @@ static bool on_message(void *arg, const uint8_t *p, size_t n)
 
 static bool is_wanted(void *arg)
 {
-    const taking *k = arg;
-    return !atomic_load(&k->t->left);
+    taking *k = arg;
+    k->is_slow = k->is_slow || is_slower(k);
+    return !k->is_slow && !atomic_load(&k->t->left);
 }
 
 /* Is the target one of ours? Whether TLS is spoken with it is our options', not the ticket's. */
@@ -481,6 +512,7 @@ void sp_service_turn_take_pages(void *turn)
                             .is_wanted = is_wanted,
                             .arg = &k};
     uint64_t since = sp_clock_ns();
+    k.since_ns = m->ticket->ahead ? 0 : since;
     sp_err err = sp_rpc_call(&cfg, &d), last = settle(&k);
     err = err == SP_OK ? last : err;
     t->handed.pages = k.n_new;
@@ -488,10 +520,12 @@ void sp_service_turn_take_pages(void *turn)
     t->handed.late_ms = k.early_ns ? sp_clock_ms(k.early_ns) : t->handed.ms;
     if (err != SP_OK)
         sp_log(SP_LOG_INFO, "pages of %.80s: %s; the rest is computed", m->ticket->server,
-               k.d.code ? k.d.msg : d.msg);
+               k.is_slow   ? "slower than computing"
+               : k.d.code ? k.d.msg
+                          : d.msg);
     sp_metric_add(t->s->fetched, (double)k.n_new);
     sp_metric_add(t->s->states, (double)k.n_state);
-    sp_metric_add(err == SP_OK ? t->s->whole : t->s->broken, 1);
+    sp_metric_add(err == SP_OK ? t->s->whole : k.is_slow ? t->s->slower : t->s->broken, 1);
     sp_mem_free(k.record.p);
     sp_mem_free(k.spare.p);
     sp_mem_free(request);

@@ -60,6 +60,13 @@ double sp_cost_seen(size_t pos, size_t n)
     return (double)pos * (double)((n + HALF_PAGE - 1) / HALF_PAGE);
 }
 
+double sp_cost_prompt(const sp_cost *c, size_t n_chunk, size_t from, size_t to)
+{
+    double n = (double)(to - from);
+    return n * sp_cost_of(c, n_chunk) / (double)n_chunk +
+           c->per_seen * sp_cost_seen(to, to - from) / 2;
+}
+
 /* The slope of a line through late steps. */
 static void note_depth(sp_cost *c, double seen, double beyond)
 {

@@ -27,6 +27,8 @@ double sp_cost_seen(size_t pos, size_t n);
 void sp_cost_note(sp_cost *c, size_t n_tok, double seen, double seconds);
 /* c(M); 0 while nothing is known. */
 double sp_cost_of(const sp_cost *c, size_t n_tok);
+/* Tokens [from, to) of a prompt alone, in steps of n_chunk; 0 while c(M) is not known. */
+double sp_cost_prompt(const sp_cost *c, size_t n_chunk, size_t from, size_t to);
 /* c(M, depth); 0 while c(M) is not known. */
 double sp_cost_at(const sp_cost *c, size_t n_tok, double seen);
 /* A drafter's run took so many seconds for each guess. *cost: what is held of it, 0: not known. One

@@ -276,6 +276,14 @@ size_t sp_engine_running(sp_engine *e)
     return n;
 }
 
+double sp_engine_prompt_s(sp_engine *e, size_t from, size_t to)
+{
+    sp_lock_get(&e->lock);
+    double s = sp_cost_prompt(&e->cost, e->cfg.chunk_tok, from, to);
+    sp_lock_put(&e->lock);
+    return s;
+}
+
 double sp_engine_backlog(sp_engine *e)
 {
     sp_lock_get(&e->lock);

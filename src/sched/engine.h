@@ -135,6 +135,9 @@ size_t sp_engine_room(const sp_engine *e, size_t n_tok);
 /* Can a prompt of n_tok tokens be answered? SP_INVAL: it is empty. SP_LIMIT: it is too long, with
  * numbers. */
 SP_MUST sp_err sp_engine_fits(const sp_engine *e, size_t n_tok, sp_diag *d);
+/* Seconds that computing tokens [from, to) of a prompt takes with the machine for itself; 0 while
+ * nothing is known of this machine. */
+double sp_engine_prompt_s(sp_engine *e, size_t from, size_t to);
 /* Seconds until the work that waits and runs would be done. */
 double sp_engine_backlog(sp_engine *e);
 

@@ -118,8 +118,7 @@ static double prompt_work(const sp_engine *e, const sp_job *j)
 {
     size_t n = j->state == WAITING ? sp_session_tokens(j->session) : sp_session_todo(j->session),
            depth = sp_session_tokens(j->session);
-    return (double)n * sp_cost_of(&e->cost, e->cfg.chunk_tok) / (double)e->cfg.chunk_tok +
-           e->cost.per_seen * sp_cost_seen(depth, n) / 2;
+    return sp_cost_prompt(&e->cost, e->cfg.chunk_tok, depth - n, depth);
 }
 
 double sp_job_work(const sp_engine *e, const sp_job *j)

@@ -349,6 +349,11 @@ static void test_cost(void **state)
     sp_cost_note(&c, 64, 0, 20e-3);
     assert_near(sp_cost_of(&c, 1), 2e-3, 1e-12);
     assert_near(sp_cost_of(&c, 64), 20e-3, 1e-12);
+    assert_near(sp_cost_prompt(&c, 64, 0, 128), 2 * 20e-3, 1e-12);
+    assert_near(sp_cost_prompt(&c, 64, 96, 128), 10e-3, 1e-12);
+    c.per_seen = 1e-6; /* 32 tokens are two halves of a page, which read 128 positions each */
+    assert_near(sp_cost_prompt(&c, 64, 96, 128), 10e-3 + 128e-6, 1e-12);
+    c.per_seen = 0;
     assert_near(sp_cost_of(&c, 32), 2e-3 + 31.0 / 63 * 18e-3, 1e-9);
     assert_near(sp_cost_of(&c, 128), 40e-3, 1e-9);
     size_t n = sp_cost_fit(&c, 4, 15e-3, 1000);
