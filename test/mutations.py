@@ -413,6 +413,7 @@ MUTATIONS = [
     ("no snapshot behind a ticket's last page", "src/gen/session.c", "s->n_prompt + s->cfg.beginning;", "s->n_prompt;", ["test_pages.py -k states_of_recurrent"]),
     ("a transfer that is slower than computing goes on", "src/api/services_pages.c", "return !k->is_slow && !atomic_load(&k->t->left);", "return !atomic_load(&k->t->left);",
      ["test_services_faults.py -k slower_than_computing"]),
+    ("pages that are here travel again", "src/api/services_pages.c", "q.first = (uint32_t)k.first;", "q.first = 0;", ["test_pages.py -k here_is_not_asked"]),
     ("pages that are still computed are not waited for", "src/api/services_pages.c", "    return t != NULL;\n", "    return false;\n", ["test_pages.py -k while_their_prompt"]),
     ("clients need no certificate", "src/net/tls.c", "SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT", "SSL_VERIFY_PEER", ["test_services_tls.py -k show_a_certificate"]),
     # --- what leaves, conversations, streams, attention without VNNI --------------------------------------------------------------

@@ -288,6 +288,14 @@ typedef struct take_box {
     sp_err err;
 } take_box;
 
+/* Owner: the job. */
+typedef struct count_box {
+    char who[64];
+    size_t n, n_known;
+    sp_err err;
+    sp_sha256 id[];
+} count_box;
+
 typedef struct taking {
     sp_service_turn *t;
     const Sparing__V1__Ticket *ticket;
@@ -298,6 +306,7 @@ typedef struct taking {
     uint32_t number;
     sp_job *job;     /* puts the last record into the pool; NULL: none is under way */
     take_box *box;   /* its */
+    size_t first;    /* pages before this one are here already */
     size_t n_new, n_state;
     bool is_early;     /* all chunks of the record that is being received were */
     bool was_early;    /* the record before it, which the job puts into the pool, was */
@@ -330,14 +339,59 @@ static bool is_of_ticket(const sp_kv_rec *r, const Sparing__V1__Ticket *t)
            memcmp(t->page[r->first - 1].data, r->parent.b, sizeof r->parent.b) == 0;
 }
 
+/* The end of a job, or NULL: the caller has left. */
+static sp_event *wait_for(sp_job *j, const sp_service_turn *t)
+{
+    sp_event *ev;
+    while (!(ev = sp_job_next(j)) && !atomic_load(&t->left))
+        sp_job_wait(j, WAIT_NS);
+    return ev;
+}
+
+static void run_count(void *arg, sp_kv_pool *p)
+{
+    count_box *b = arg;
+    b->err = sp_kv_pool_count(&b->n_known, p, b->who, b->id, b->n);
+}
+
+/* How many of the ticket's first pages are here; 0 where that cannot be told. With states all are
+ * asked for: the one that is wanted comes behind them. */
+static size_t count_known(const taking *k)
+{
+    const sp_engine_cfg *cfg = sp_engine_config(k->t->model.on->env.engine);
+    size_t n = k->ticket->n_page, n_known = 0;
+    sp_job *j;
+    if (sp_kv_pool_states(cfg->pool))
+        return 0;
+    count_box *b = sp_mem_alloc(sizeof *b + n * sizeof *b->id);
+    if (!b)
+        return 0;
+    snprintf(b->who, sizeof b->who, "%s", k->t->who);
+    while (b->n < n && k->ticket->page[b->n].len == sizeof *b->id) {
+        memcpy(&b->id[b->n], k->ticket->page[b->n].data, sizeof *b->id);
+        b->n++;
+    }
+    if (sp_job_call(&j, k->t->model.on->env.engine,
+                    &(sp_job_call_cfg){.fn = run_count, .fini = sp_mem_free, .arg = b},
+                    NULL) != SP_OK) {
+        sp_mem_free(b);
+        return 0;
+    }
+    sp_event *ev = wait_for(j, k->t);
+    if (ev && ev->finish == SP_FINISH_STOP && b->err == SP_OK)
+        n_known = b->n_known;
+    if (ev)
+        sp_event_free(ev);
+    sp_job_put(j);
+    return n_known;
+}
+
 /* Waits until the last record is in the pool. */
 static sp_err settle(taking *k)
 {
-    sp_event *ev;
     if (!k->job)
         return SP_OK;
-    while (!(ev = sp_job_next(k->job)) && !atomic_load(&k->t->left))
-        sp_job_wait(k->job, WAIT_NS);
+    sp_event *ev = wait_for(k->job, k->t);
     sp_err err = ev && ev->finish == SP_FINISH_STOP ? k->box->err : SP_CANCEL;
     size_t n_new = ev ? k->box->n_new : 0;
     *(k->box->state ? &k->n_state : &k->n_new) += n_new;
@@ -390,7 +444,9 @@ static bool is_slower(const taking *k)
     const sp_engine_cfg *cfg = sp_engine_config(k->t->model.on->env.engine);
     uint64_t now = sp_clock_ns(), bytes = k->t->handed.bytes;
     size_t page_bytes = sp_kv_page_bytes(sp_kv_pool_shape(cfg->pool)), n = k->ticket->n_page;
-    size_t have = (size_t)(bytes / page_bytes) < n ? (size_t)(bytes / page_bytes) : n;
+    size_t have = k->first + (size_t)(bytes / page_bytes) < n
+                      ? k->first + (size_t)(bytes / page_bytes)
+                      : n;
     if (!k->since_ns || now - k->since_ns < JUDGE_NS || have == n)
         return false;
     double spent_s = (double)(now - k->since_ns) * 1e-9, came = (double)(bytes - k->since_bytes),
@@ -494,7 +550,13 @@ void sp_service_turn_take_pages(void *turn)
         sp_metric_add(t->s->refused, 1);
         return;
     }
+    k.first = count_known(&k);
+    if (k.first == m->ticket->n_page) { /* nobody needs to be asked */
+        sp_metric_add(t->s->whole, 1);
+        return;
+    }
     q.ticket = m->ticket;
+    q.first = (uint32_t)k.first;
     size_t n = sparing__v1__fetch_request__get_packed_size(&q);
     uint8_t *request = sp_mem_alloc(n + 1);
     if (!request)

@@ -86,6 +86,18 @@ static sp_err put_pages(uint8_t *record, const sp_kv_rec *r, const sp_kv_pool *p
     return SP_OK;
 }
 
+sp_err sp_kv_pool_count(size_t *out, const sp_kv_pool *p, const char *tenant, const sp_sha256 *id,
+                        size_t n)
+{
+    uint8_t tag[SP_KV_TAG];
+    size_t k = 0;
+    SP_TRY(sp_kv_tag(tag, tenant));
+    while (k < n && find_own(p, &id[k], tag) != NONE)
+        k++;
+    *out = k;
+    return SP_OK;
+}
+
 sp_err sp_kv_bytes_fit(sp_kv_bytes *b, size_t n)
 {
     if (b->cap < n) {

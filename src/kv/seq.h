@@ -24,6 +24,10 @@ enum { SP_KV_HAND = 8 /* pages of a record that is handed over: some megabytes, 
 SP_MUST sp_err sp_kv_seq_names(sp_sha256 *out, const sp_kv_pool *p, const char *tenant,
                                const char *salt, const uint32_t *tok, size_t n);
 
+/* How many of the first pages of id [n] RAM has, for this tenant. */
+SP_MUST sp_err sp_kv_pool_count(size_t *out, const sp_kv_pool *p, const char *tenant,
+                                const sp_sha256 *id, size_t n);
+
 /* Memory for one record behind another: it stays and is written over, for records of some
  * megabytes in fresh memory cost as much for its pages as for the bytes. {0}: none yet. */
 typedef struct sp_kv_bytes {

@@ -90,6 +90,24 @@ def test_no_token_is_computed_twice(pair):
         assert x.ticket.n_tokens == (k - 1) // 32 * 32 and prompt_tokens(x.receipt)["computed"] == (x.ticket.n_tokens or k)
 
 
+def test_what_is_here_is_not_asked_for(pair):
+    """Of the next turn of a conversation the pages behind those of the last one travel, and of a prompt whose pages are all here none: its peer may be gone."""
+    a, ca, b, cb = pair()
+    short, long = (reason(ca, prompt={"text": LONG[:n]}) for n in (len(LONG) // 2, len(LONG)))
+    n_short = len(short.ticket.page)
+    assert 1 < n_short < len(long.ticket.page) - 1 and list(long.ticket.page[:n_short]) == list(short.ticket.page)
+    go_on(cb, short)
+    given_before = sum(given(a).values())
+    assert given_before == n_short
+    text, finish = go_on(cb, long)
+    assert finish.cached_tokens == long.ticket.n_tokens and sum(given(a).values()) - given_before == len(long.ticket.page) - n_short
+    assert json.loads(finish.receipt)["handed"]["pages"] == len(long.ticket.page) - n_short
+    a.kill()
+    again, finish = go_on(cb, long)
+    assert again == text and finish.cached_tokens == long.ticket.n_tokens and "handed" not in json.loads(finish.receipt)
+    assert tickets(b) == {"whole": 3, "broken": 0, "refused": 0}
+
+
 @pytest.mark.parametrize("kind", ["q8", "q4", "f16"])
 def test_page_formats(pair, kind):
     a, ca, b, cb = pair("--kv-type", kind)
@@ -181,9 +199,10 @@ def test_pages_are_taken_while_their_prompt_is_computed(pair):
     handed = json.loads(finish.receipt)["handed"]
     assert handed["pages"] == n_page and n_known <= handed["early"]["pages"] <= n_page and 0 < handed["late_ms"] < handed["ms"]
     assert handed["bytes"] >= handed["early"]["bytes"] > handed["bytes"] * handed["early"]["pages"] // n_page // 2
-    late = json.loads(go_on(cb, r)[1].receipt)["handed"]  # a ticket that is late
-    assert tickets(b)["whole"] == 2 and given(a)["after"] >= n_page
-    assert late["pages"] == 0 and late["bytes"] == handed["bytes"] and late["early"] == {"pages": 0, "bytes": 0} and late["late_ms"] == late["ms"]
+    late = ca.call("sparing.v1.Reasoning/Reason", {"prompt": {"text": "Late. " + LONG}})  # a ticket that is late
+    handed = json.loads(go_on(cb, late)[1].receipt)["handed"]
+    assert tickets(b)["whole"] == 2 and given(a)["after"] >= len(late.ticket.page)
+    assert handed["pages"] == len(late.ticket.page) and handed["early"] == {"pages": 0, "bytes": 0} and handed["late_ms"] == handed["ms"]
     assert "handed" not in json.loads(cb.generate(prompt={"text": "Hello"}, max_tokens=1)[1].receipt)
 
 
@@ -266,9 +285,10 @@ def test_what_cannot_be_had_is_computed(pair):
         change(bad)
         assert go_on(cb, r, bad)[0] == want
     assert tickets(b)["refused"] == 3 and b.metric("sparing_pages_fetched_total") == 0
+    text = "A text that nobody knows. " * 20
+    unknown = reasons_ticket(cb, reason(ca, prompt={"text": text}))
     a.kill()
-    r.token_ids[:] = list(r.token_ids)[::-1]  # nothing of this is known yet
-    text, finish = cb.generate(prompt={"text": "A text that nobody knows. " * 20}, max_tokens=4, ticket=t)
+    finish = cb.generate(text, max_tokens=4, ticket=unknown)[1]
     assert finish.cached_tokens == 0 and tickets(b)["broken"] == 1
 
 

@@ -563,8 +563,14 @@ static void test_pages_are_handed_over(void **state)
     }
     assert_true(n_bad * 97 < bytes.n / 2); /* only what lies between the parts is of no matter */
     assert_int_equal(sp_kv_hand_read(&h, to.pool, "alice", bytes.p, bytes.n, &d), SP_OK);
+    assert_int_equal(sp_kv_pool_count(&n_page, to.pool, "alice", name, 3), SP_OK);
+    assert_int_equal(n_page, 0);
     assert_int_equal(sp_kv_pool_import(&n_new, to.pool, &h, NULL), SP_OK);
     assert_int_equal(n_new, 3);
+    assert_int_equal(sp_kv_pool_count(&n_page, to.pool, "alice", name, 3), SP_OK);
+    assert_int_equal(n_page, 3);
+    assert_int_equal(sp_kv_pool_count(&n_page, to.pool, "bob", name, 3), SP_OK);
+    assert_int_equal(n_page, 0);
     assert_int_equal(sp_kv_pool_import(&n_new, to.pool, &h, NULL), SP_OK);
     assert_int_equal(n_new, 0);
     assert_int_equal(sp_kv_pool_check(to.pool, NULL), SP_OK);
