@@ -19,8 +19,7 @@ static float float_of(uint32_t u)
     return f;
 }
 
-/* To nearest even, at most 448. */
-static uint8_t code_of(float x)
+uint8_t sp_fp8_code(float x)
 {
     uint32_t u = bits_of(x), sign = u >> 24 & 0x80, rest = u & 0x7fffffff;
     if (rest >= 0x43e00000)
@@ -37,13 +36,18 @@ static float value_of(uint8_t code)
     return float_of((uint32_t)(code & 0x80) << 24 | (uint32_t)(code & 0x7f) << 20) * 0x1p120f;
 }
 
+float sp_fp8_scale(float top)
+{
+    uint32_t u = (bits_of(top / 448.0f) + 0x7fffff) & 0x7f800000;
+    return top > 0 ? float_of(u < 0x1000000 ? 0x1000000 : u) : 1;
+}
+
 static float scale_of(const sp_f16 *x, size_t n)
 {
     float top = 0;
     for (size_t i = 0; i < n; i++)
         top = fmaxf(top, fabsf(sp_f16_to_f32(x[i])));
-    uint32_t u = (bits_of(top / 448.0f) + 0x7fffff) & 0x7f800000;
-    return top > 0 ? float_of(u < 0x1000000 ? 0x1000000 : u) : 1;
+    return sp_fp8_scale(top);
 }
 
 void sp_fp8_put(void *page, const sp_f16 *kt, const sp_f16 *v, size_t d)
@@ -53,8 +57,8 @@ void sp_fp8_put(void *page, const sp_f16 *kt, const sp_f16 *v, size_t d)
     float k_inv = 1 / scale[0], v_inv = 1 / scale[1];
     for (size_t i = 0; i < d; i++) {
         for (size_t j = 0; j < TOK; j++) {
-            k_out[j * d + i] = code_of(sp_f16_to_f32(kt[i * TOK + j]) * k_inv);
-            v_out[i * TOK + j] = code_of(sp_f16_to_f32(v[j * d + i]) * v_inv);
+            k_out[j * d + i] = sp_fp8_code(sp_f16_to_f32(kt[i * TOK + j]) * k_inv);
+            v_out[i * TOK + j] = sp_fp8_code(sp_f16_to_f32(v[j * d + i]) * v_inv);
         }
     }
     memcpy(v_out + TOK * d, scale, sizeof scale);

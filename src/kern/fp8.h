@@ -23,6 +23,11 @@ static inline size_t sp_fp8_bytes(size_t d)
     return 64 * d + 64;
 }
 
+/* The code of x, to nearest even, at most 448 of either sign. */
+uint8_t sp_fp8_code(float x);
+/* The smallest power of two, 2^-125 at least, that brings `top` >= 0 to 448 or less; of 0 it is 1. */
+float sp_fp8_scale(float top);
+
 /* From a full f16 page kt [d, 32], v [32, d], and back to f32. */
 void sp_fp8_put(void *page, const sp_f16 *kt, const sp_f16 *v, size_t d);
 void sp_fp8_get(float *kt, float *v, const void *page, size_t d);
