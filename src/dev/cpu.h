@@ -91,7 +91,8 @@ static inline sp_dev_weight cpu_rows_of(const sp_dev_weight *w, size_t first, si
     size_t tile =
         sp_pack_is(w->type) ? first / SP_TILE_ROWS * sp_pack_tile_bytes(w->type, w->k) : 0;
     size_t bytes = sp_pack_is(w->type) ? tile : first * sp_type_row_bytes(w->type, w->k);
-    return (sp_dev_weight){(const char *)w->data + bytes, w->type, n, w->k, NULL};
+    return (sp_dev_weight){
+        .data = (const char *)w->data + bytes, .type = w->type, .n_row = n, .k = w->k};
 }
 
 /* Turns one head of first + d_rot or more elements by one row of rope_table. */

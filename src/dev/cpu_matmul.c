@@ -57,7 +57,7 @@ sp_err cpu_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, c
 {
     cpu_dev *c = (cpu_dev *)dev;
     if (cpu_weight_bytes(dev, type, n_row, k) == 0) {
-        *out = (sp_dev_weight){rows, type, n_row, k, NULL};
+        *out = (sp_dev_weight){.data = rows, .type = type, .n_row = n_row, .k = k};
         return SP_OK;
     }
     SP_TRY(cpu_scratch_reserve(c, sp_pack_scratch(k)));
@@ -67,7 +67,7 @@ sp_err cpu_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, c
         memset((char *)at + n, 0, cpu_weight_bytes(dev, type, n_row, k) - n);
     }
     sp_pool_run(c->pool, pack_part, &j, sp_pack_tiles(n_row), 1);
-    *out = (sp_dev_weight){at, type, n_row, k, NULL};
+    *out = (sp_dev_weight){.data = at, .type = type, .n_row = n_row, .k = k};
     return SP_OK;
 }
 

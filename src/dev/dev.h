@@ -49,6 +49,7 @@ typedef struct sp_dev_weight {
      * for each. Only where the type is widened to f32 before a product (fmt/grid.h): the value that
      * is multiplied is the widened one. */
     const float *scale;
+    bool is_fp8; /* it is held as e4m3 (fp8_put); type is that of the file */
 } sp_dev_weight;
 
 /* out[j] [n_row, w[j].n_row] = f(x) . w[j]^T (+ bias[j]), for n_w weights that share x [n_row, k].
@@ -400,6 +401,13 @@ typedef struct sp_dev_ops {
     size_t (*weight_bytes)(sp_dev *dev, sp_type type, size_t n_row, size_t k);
     sp_err (*weight_put)(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows,
                          size_t n_row, size_t k);
+
+    /* NULL, or the same of weights that are rounded to e4m3 when they are put, with a scale for each
+     * row: for matmul alone, which rounds its other factor likewise, with a scale for each 128
+     * elements. Slices as above */
+    size_t (*fp8_bytes)(sp_dev *dev, size_t n_row, size_t k);
+    sp_err (*fp8_put)(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows,
+                      size_t n_row, size_t k);
 
     /* out[i] = scale * row id[i] of w; id is host memory */
     sp_err (*embed)(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n,

@@ -32,6 +32,10 @@ void check_near(const char *what, const float *got, const double *want, size_t n
 /* cuda_experts.c */
 void test_cuda_experts(void **state);
 
+/* cuda_fp8.c */
+void test_cuda_fp8(void **state);
+void test_cuda_fp8_beside(void **state);
+
 /* cuda_state.c */
 void test_cuda_states(void **state);
 

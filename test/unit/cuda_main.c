@@ -651,6 +651,8 @@ int main(int argc, char **argv)
                                        cmocka_unit_test(test_steps_as_graphs),
                                        cmocka_unit_test(test_reads_within_a_step),
                                        cmocka_unit_test(test_cuda_experts),
+                                       cmocka_unit_test(test_cuda_fp8),
+                                       cmocka_unit_test(test_cuda_fp8_beside),
                                        cmocka_unit_test(test_cuda_states),
                                        cmocka_unit_test(test_pages_are_those_of_the_cpu),
                                        cmocka_unit_test(test_cuda_attention),

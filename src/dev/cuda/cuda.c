@@ -289,7 +289,8 @@ static void cuda_close(sp_dev *dev)
                        &c->half,   &c->unit,   &c->qh,    &c->state,  &c->items,
                        &c->ends,   &c->stores, &c->tab,   &c->own[0], &c->own[1],
                        &c->own[2], &c->routes, &c->slots, &c->scales, &c->passes,
-                       &c->moves,  &c->moved,  &c->best,  &c->temperatures};
+                       &c->moves,  &c->moved,  &c->best,  &c->temperatures,
+                       &c->codes,  &c->code_unit};
     for (size_t i = 0; c->lib && i < sizeof all / sizeof all[0]; i++)
         (void)c->lib->mem_free(all[i]->p);
     if (c->lib)
@@ -319,6 +320,8 @@ static const sp_dev_ops cuda_ops = {
     .mem_write = mem_write,
     .weight_bytes = cuda_weight_bytes,
     .weight_put = cuda_weight_put,
+    .fp8_bytes = cuda_fp8_bytes,
+    .fp8_put = cuda_fp8_put,
     .embed = cuda_embed,
     .embed_part = cuda_embed_part,
     .norm_layer = norm_layer,

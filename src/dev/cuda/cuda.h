@@ -21,6 +21,7 @@ typedef struct cuda_dev {
     sp_kern kern; /* the host's; isa is the library's name */
     sp_pool *pool;
     cuda_buf ids, pos, freq;     /* copies of host arrays */
+    cuda_buf codes, code_unit;   /* rows that go into products of e4m3 */
     cuda_buf hi, lo, half, unit; /* rows that go into products: two bf16 terms, f16 and its units */
     cuda_buf passes; /* sequences that pass states, and where copies go */
     cuda_buf routes, slots, scales; /* of experts: choices; rows of slots; factors */
@@ -50,6 +51,12 @@ void cuda_stat_end(sp_dev *dev, sp_dev_stage stage, uint64_t from, double bytes,
 /* A weight as kernels see it, and whether its products take rows of two bf16 terms. */
 sp_cuda_rows cuda_rows(const sp_dev_weight *w);
 bool cuda_takes_two(const sp_dev_weight *w);
+/* A row of the file as f32 [k]; out has cuda_wide_bytes. */
+void cuda_widen(const cuda_dev *c, float *out, sp_type type, const char *row, size_t k);
+size_t cuda_wide_bytes(sp_type type, size_t k);
+/* The product of a->w[i], which is held as e4m3, and rows that cuda_fp8_prepare has made ready. */
+SP_MUST sp_err cuda_fp8_prepare(cuda_dev *c, sp_cuda_prep p);
+SP_MUST sp_err cuda_fp8_product(cuda_dev *c, const sp_dev_matmul *a, size_t i);
 /* Makes rows ready for products, in c->hi and c->lo, or, not two, in c->half and c->unit. Of p are
  * given x, row, norm, eps, up, act, n_row, k and, where rows do not lie side by side, ld. */
 SP_MUST sp_err cuda_prepare(cuda_dev *c, sp_cuda_prep p, bool two);
@@ -58,6 +65,9 @@ SP_MUST sp_err cuda_prepare(cuda_dev *c, sp_cuda_prep p, bool two);
 size_t cuda_weight_bytes(sp_dev *dev, sp_type type, size_t n_row, size_t k);
 sp_err cuda_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows,
                        size_t n_row, size_t k);
+size_t cuda_fp8_bytes(sp_dev *dev, size_t n_row, size_t k);
+sp_err cuda_fp8_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows,
+                    size_t n_row, size_t k);
 sp_err cuda_embed(sp_dev *dev, float *out, const sp_dev_weight *w, const uint32_t *id, size_t n,
                   float scale);
 sp_err cuda_embed_part(sp_dev *dev, const sp_dev_embed_part *a);

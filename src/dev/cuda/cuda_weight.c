@@ -75,6 +75,7 @@ static sp_cuda_rows layout(sp_type type, size_t n_row, size_t k)
 sp_cuda_rows cuda_rows(const sp_dev_weight *w)
 {
     sp_cuda_rows r = layout(w->type, w->n_row, w->k);
+    SP_ASSERT(!w->is_fp8);
     r.data = w->data;
     return r;
 }
@@ -85,8 +86,7 @@ size_t cuda_weight_bytes(sp_dev *dev, sp_type type, size_t n_row, size_t k)
     return (n_row * layout(type, n_row, k).row_bytes + 63) & ~(size_t)63;
 }
 
-/* A row of the file as f32 [k]; out has room for what packing needs behind it. */
-static void widen(const cuda_dev *c, float *out, sp_type type, const char *row, size_t k)
+void cuda_widen(const cuda_dev *c, float *out, sp_type type, const char *row, size_t k)
 {
     if (sp_pack_is(type)) {
         char *tile = (char *)(out + k);
@@ -96,8 +96,8 @@ static void widen(const cuda_dev *c, float *out, sp_type type, const char *row, 
     sp_kern_row_f32(&c->kern, out, type, row, 0, k);
 }
 
-/* Bytes that widen takes. */
-static size_t wide_bytes(sp_type type, size_t k)
+/* What packing needs lies behind the row. */
+size_t cuda_wide_bytes(sp_type type, size_t k)
 {
     return k * sizeof(float) +
            (sp_pack_is(type) ? sp_pack_bytes(type, 1, k) + sp_pack_scratch(k) : 0);
@@ -156,7 +156,7 @@ static void put_row(const cuda_dev *c, char *out, const sp_cuda_rows *r, sp_type
         return;
     case SP_CUDA_F16:
         if (type != SP_F16) {
-            widen(c, wide, type, row, k);
+            cuda_widen(c, wide, type, row, k);
             c->kern.narrow_f16((sp_f16 *)(void *)out, wide, k);
             return;
         }
@@ -175,7 +175,7 @@ sp_err cuda_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, 
     const sp_cuda_rows r = layout(type, n_row, k);
     size_t n = SLICE / r.row_bytes + 1, in_bytes = sp_type_row_bytes(type, k);
     char *slice = sp_mem_align(n * r.row_bytes);
-    float *wide = sp_mem_align(wide_bytes(type, k));
+    float *wide = sp_mem_align(cuda_wide_bytes(type, k));
     sp_err err = slice && wide ? SP_OK : SP_NOMEM;
     for (size_t i = 0; i < n_row && err == SP_OK; i += n) {
         size_t m = n_row - i < n ? n_row - i : n;
@@ -189,7 +189,7 @@ sp_err cuda_weight_put(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, 
     sp_mem_free(slice);
     sp_mem_free(wide);
     if (err == SP_OK)
-        *out = (sp_dev_weight){at, type, n_row, k, NULL};
+        *out = (sp_dev_weight){.data = at, .type = type, .n_row = n_row, .k = k};
     return err;
 }
 
@@ -218,21 +218,21 @@ sp_err cuda_embed_part(sp_dev *dev, const sp_dev_embed_part *a)
     size_t row_bytes = sp_type_row_bytes(w->type, w->k), at = sp_type_row_bytes(w->type, a->from);
     float scale = a->scale * (w->scale ? *w->scale : 1.0f);
     uint64_t start = cuda_stat_begin(dev);
-    float *rows = sp_mem_align(a->n_row * a->n * sizeof *rows + wide_bytes(w->type, a->n));
+    float *rows = sp_mem_align(a->n_row * a->n * sizeof *rows + cuda_wide_bytes(w->type, a->n));
     if (!rows)
         return SP_NOMEM;
     for (size_t i = 0; i < a->n_row; i++) { /* behind a row is room for the next ones */
         float *out = rows + i * a->n;
-        widen(c, out, w->type, (const char *)w->data + a->id[i] * row_bytes + at, a->n);
+        cuda_widen(c, out, w->type, (const char *)w->data + a->id[i] * row_bytes + at, a->n);
         for (size_t e = 0; e < a->n; e++)
             out[e] *= scale;
     }
-    sp_err err = cuda_try(c, c->lib->write(a->out, rows, a->n_row * a->n * sizeof *rows),
-                          "rows of tokens");
+    sp_err err =
+        cuda_try(c, c->lib->write(a->out, rows, a->n_row * a->n * sizeof *rows), "rows of tokens");
     sp_mem_free(rows);
     SP_TRY(err);
-    cuda_stat_end(dev, SP_STAGE_REST, start,
-                  (double)(a->n_row * sp_type_row_bytes(w->type, a->n)), 0);
+    cuda_stat_end(dev, SP_STAGE_REST, start, (double)(a->n_row * sp_type_row_bytes(w->type, a->n)),
+                  0);
     return SP_OK;
 }
 
@@ -255,12 +255,31 @@ sp_err cuda_prepare(cuda_dev *c, sp_cuda_prep p, bool two)
     return cuda_try(c, c->lib->prep(&p), "rows of a product");
 }
 
+static sp_err product(cuda_dev *c, const sp_dev_matmul *a, size_t i)
+{
+    const sp_cuda_rows w = cuda_rows(&a->w[i]);
+    const bool two = cuda_takes_two(&a->w[i]);
+    const sp_cuda_product p = {.out = a->out[i],
+                               .w = w,
+                               .hi = two ? c->hi.p : c->half.p,
+                               .lo = two ? c->lo.p : NULL,
+                               .unit = c->unit.p,
+                               .bias = a->bias ? a->bias[i] : NULL,
+                               .n_tok = (uint32_t)a->n_row,
+                               .add = a->add,
+                               .ld = w.n_row,
+                               .n_out = w.n_row,
+                               .scale = a->w[i].scale ? *a->w[i].scale : 1.0f};
+    return cuda_try(c, c->lib->product(&p), "a product");
+}
+
 sp_err cuda_matmul(sp_dev *dev, const sp_dev_matmul *a)
 {
+    enum { HALF, TWO, CODES, FORMS };
     cuda_dev *c = (cuda_dev *)dev;
     uint64_t start = cuda_stat_begin(dev);
     double n_bytes = 0, n_w_row = 0;
-    bool is_ready[2] = {false, false};
+    bool is_ready[FORMS] = {false};
     const sp_cuda_prep in = {.x = a->x,
                              .norm = a->norm,
                              .up = a->up,
@@ -269,25 +288,15 @@ sp_err cuda_matmul(sp_dev *dev, const sp_dev_matmul *a)
                              .act = (uint32_t)a->act,
                              .eps = a->eps};
     for (size_t i = 0; i < a->n_w; i++) {
-        const sp_cuda_rows w = cuda_rows(&a->w[i]);
-        bool two = cuda_takes_two(&a->w[i]);
-        if (!is_ready[two])
-            SP_TRY(cuda_prepare(c, in, two));
-        is_ready[two] = true;
-        const sp_cuda_product p = {.out = a->out[i],
-                                   .w = w,
-                                   .hi = two ? c->hi.p : c->half.p,
-                                   .lo = two ? c->lo.p : NULL,
-                                   .unit = c->unit.p,
-                                   .bias = a->bias ? a->bias[i] : NULL,
-                                   .n_tok = (uint32_t)a->n_row,
-                                   .add = a->add,
-                                   .ld = w.n_row,
-                                   .n_out = w.n_row,
-                                   .scale = a->w[i].scale ? *a->w[i].scale : 1.0f};
-        SP_TRY(cuda_try(c, c->lib->product(&p), "a product"));
-        n_bytes += (double)w.n_row * (double)w.row_bytes;
-        n_w_row += (double)w.n_row;
+        const sp_dev_weight *w = &a->w[i];
+        int form = w->is_fp8 ? CODES : cuda_takes_two(w) ? TWO : HALF;
+        if (!is_ready[form])
+            SP_TRY(form == CODES ? cuda_fp8_prepare(c, in) : cuda_prepare(c, in, form == TWO));
+        is_ready[form] = true;
+        SP_TRY(form == CODES ? cuda_fp8_product(c, a, i) : product(c, a, i));
+        n_bytes += (double)(w->is_fp8 ? cuda_fp8_bytes(dev, w->n_row, w->k)
+                                      : cuda_weight_bytes(dev, w->type, w->n_row, w->k));
+        n_w_row += (double)w->n_row;
     }
     cuda_stat_end(dev, a->stage, start, n_bytes, n_w_row * (double)a->w[0].k * (double)a->n_row);
     return SP_OK;

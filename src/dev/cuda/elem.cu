@@ -59,11 +59,44 @@ struct prep_kernel {
             return x[i] * rms * a.norm[i];
         return a.act ? (up ? gated(a.act, x[i], up[i]) : act_of(a.act, x[i])) : x[i];
     }
+    /* A warp takes 128 elements, a lane four neighbours of them. The scale is a power of two, so
+     * that it rounds nothing; the largest becomes 224 to 448. */
+    SP_DEV void codes(const args &a, const float *x, const float *up, float rms)
+    {
+        const unsigned n_group = (a.n_row + 7) / 8, r = block_x() % 8;
+        for (unsigned kb = warp_id(); kb < a.k_pad / SP_CUDA_FP8_K; kb += WARPS) {
+            float v[4], top = 0, unit = 1;
+            bool is_odd = false;
+            for (unsigned i = 0; i < 4; i++) {
+                unsigned k = kb * SP_CUDA_FP8_K + 4 * lane_id() + i;
+                v[i] = k < a.k ? value(a, x, up, rms, k) : 0;
+                is_odd |= !(fabsf(v[i]) < float_of(0x7f800000u));
+                top = fmaxf(top, fabsf(v[i]));
+            }
+            top = warp_max(top);
+            if (warp_vote(is_odd))
+                unit = float_of(0x7fc00000u); /* all of the row's results are no numbers */
+            else if (top > 0)
+                unit = e4m3_unit(top);
+            uint32_t four = 0;
+            for (unsigned i = 0; i < 4; i++)
+                four |= (uint32_t)f32_to_e4m3(v[i] * (1 / unit)) << 8 * i;
+            size_t tile = (size_t)kb * n_group + block_x() / 8;
+            *reinterpret_cast<uint32_t *>(a.codes + tile * 8 * SP_CUDA_FP8_K + r * SP_CUDA_FP8_K +
+                                          ((lane_id() / 4 ^ r) << 4) + lane_id() % 4 * 4) = four;
+            if (lane_id() == 0)
+                a.unit[tile * 8 + r] = unit;
+        }
+    }
     SP_DEV void run(const args &a)
     {
         float *part = reinterpret_cast<float *>(block_mem());
         const float *x = a.x + (size_t)(a.row ? a.row[block_x()] : block_x()) * a.ld,
                     *up = a.up ? a.up + (size_t)block_x() * a.k : NULL;
+        if (a.codes) {
+            codes(a, x, up, a.norm ? rms_of(x, a.k, a.eps, part) : 0);
+            return;
+        }
         uint16_t *hi = a.hi + (size_t)block_x() * a.k_pad,
                  *lo = a.lo ? a.lo + (size_t)block_x() * a.k_pad : NULL;
         float rms = a.norm ? rms_of(x, a.k, a.eps, part) : 0, top = 0, unit = 1;

@@ -98,6 +98,13 @@ SP_DEV uint8_t f32_to_e4m3(float f)
     return (uint8_t)(sign | rest >> 20);
 }
 
+/* A power of two that brings `top` > 0 to 224 to 448. */
+SP_DEV float e4m3_unit(float top)
+{
+    int e = (int)(bits_of(top) >> 23) - 127 - 8 + ((bits_of(top) & 0x7fffffu) > 0x600000u);
+    return pow2(e < -126 ? -126 : e > 126 ? 126 : e);
+}
+
 /* Four codes to two pairs of f16, exactly. Pages hold no NaN. */
 SP_DEV void e4m3_to_f16(uint32_t out[2], uint32_t codes)
 {

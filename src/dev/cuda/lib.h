@@ -17,7 +17,7 @@
 extern "C" {
 #endif
 
-enum { SP_CUDA_VERSION = 3 };
+enum { SP_CUDA_VERSION = 4 };
 enum {
     SP_CUDA_ROWS = 16 /* queries that one block attends with */,
     SP_CUDA_LATENT_ROWS = 32 /* the same over latents, whose heads share one key */,
@@ -27,7 +27,9 @@ enum {
     SP_CUDA_SAMPLE = 4 /* tokens of a span whose queries choose pages */,
     SP_CUDA_LOOK = 64 /* tokens that they are taken from */,
     SP_CUDA_BEST = 64 /* logits of a row that are listed */,
-    SP_CUDA_BEST_PART = 8192 /* logits of a block */
+    SP_CUDA_BEST_PART = 8192 /* logits of a block */,
+    SP_CUDA_FP8_ROWS = 64 /* rows of a band of an e4m3 weight */,
+    SP_CUDA_FP8_K = 128 /* elements of k of a tile, and that share a scale of the other factor */
 };
 
 /* Which memory: SP_CUDA_PAGED can be read and written by the host too, between operations. */
@@ -66,10 +68,12 @@ typedef struct sp_cuda_embed {
     float scale;
 } sp_cuda_embed;
 
-/* f(x) in the form that a product takes: f16 times 2^shift for each row, or hi + lo in bf16. */
+/* f(x) in the form that a product takes: f16 times 2^shift for each row, or hi + lo in bf16, or
+ * codes of sp_cuda_fp8. */
 typedef struct sp_cuda_prep {
     uint16_t *hi, *lo; /* [n_row, k_pad]; lo NULL: f16 */
-    float *unit;       /* f16: [n_row], what products are multiplied by */
+    char *codes;       /* NULL; or sp_cuda_fp8.x, and hi and lo are not written; k_pad: to 128 */
+    float *unit;       /* f16: [n_row], what products are multiplied by; codes: sp_cuda_fp8.unit */
     const float *x;    /* rows ld apart */
     const float *norm; /* RMS, [k], or NULL */
     const float *up;   /* act: [n_row, k] or NULL */
@@ -96,6 +100,22 @@ typedef struct sp_cuda_product {
     uint32_t n_tok, add, ld, n_out, n_tile, tile_tok, each, skip, n_beside;
     float scale;
 } sp_cuda_product;
+
+/* out[tok] = scale * w . x[tok], both in e4m3. Tiles are as a tensor core reads them: byte k of
+ * row r at 128 r + ((k / 16 ^ r % 8) << 4) + k % 16, 128 elements of k. n_kb: k / 128, rounded up;
+ * what lies behind k is 0.
+ *   w     bands of 64 rows, each n_kb tiles of 64 rows, then f32 [64], what its rows are multiplied
+ *         by; from a multiple of 16 bytes
+ *   x     [n_kb, n_group] tiles of 8 tokens, n_group = n_tok / 8 rounded up; the last may hold
+ *         anything in rows that are no tokens
+ *   unit  f32 [n_kb, 8 n_group], what a token's elements of a tile are multiplied by */
+typedef struct sp_cuda_fp8 {
+    float *out; /* rows ld apart */
+    const void *w, *x;
+    const float *unit, *bias; /* bias NULL or [n_out] */
+    uint32_t n_tok, n_out, n_kb, ld, add;
+    float scale;
+} sp_cuda_fp8;
 
 /* dev.h: sp_dev_route. score: logits, in whose places scores come. */
 typedef struct sp_cuda_choose {
@@ -257,7 +277,7 @@ typedef struct sp_cuda_attn {
     const sp_cuda_attn_item *item;
     const sp_cuda_attn_end *end;
     const float *sinks;
-    const uint32_t *list; /* NULL; or of items */
+    const uint32_t *list;          /* NULL; or of items */
     const sp_cuda_cert_head *only; /* NULL; or [..., n_head]: items run where theirs is dense */
     /* n_rows: SP_CUDA_ROWS, or of latents SP_CUDA_LATENT_ROWS; n_out: elements of an answer, d or
      * those of a latent */
@@ -429,6 +449,7 @@ typedef struct sp_cuda_lib {
     int (*embed)(const sp_cuda_embed *a);
     int (*prep)(const sp_cuda_prep *a);
     int (*product)(const sp_cuda_product *a);
+    int (*fp8)(const sp_cuda_fp8 *a);
     int (*choose)(const sp_cuda_choose *a);
     int (*sort)(const sp_cuda_sort *a);
     int (*gather)(const sp_cuda_gather *a);
@@ -461,10 +482,13 @@ typedef struct sp_cuda_lib {
 /* What a library exports. */
 const sp_cuda_lib *sp_cuda_library(void);
 
+int sp_cuda_has_wgmma(void); /* has the device that was opened what bulk.h needs? */
+
 /* The operations, each in its own .cu. */
 int sp_cuda_embed_run(const sp_cuda_embed *a);
 int sp_cuda_prep_run(const sp_cuda_prep *a);
 int sp_cuda_product_run(const sp_cuda_product *a);
+int sp_cuda_fp8_run(const sp_cuda_fp8 *a);
 int sp_cuda_choose_run(const sp_cuda_choose *a);
 int sp_cuda_sort_run(const sp_cuda_sort *a);
 int sp_cuda_gather_run(const sp_cuda_gather *a);

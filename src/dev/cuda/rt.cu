@@ -14,6 +14,8 @@ namespace
 
 #ifdef __CUDACC__
 
+bool has_wgmma;
+
 int open_device(char *why, size_t n)
 {
     int count = 0, major = 0, minor = 0;
@@ -34,6 +36,7 @@ int open_device(char *why, size_t n)
         snprintf(why, n, "the device has compute capability %d.%d; 8.0 is needed", major, minor);
         return 1;
     }
+    has_wgmma = major == 9 && minor == 0; /* 9.0 runs what is built for sm_90a */
     if (err == cudaSuccess && !sp_cuda_stream)
         err = cudaStreamCreateWithFlags(&sp_cuda_stream, cudaStreamNonBlocking);
     if (err != cudaSuccess)
@@ -206,11 +209,13 @@ namespace
 #else
 
 enum { PAGE = 4096 };
+bool has_wgmma;
 
 int open_device(char *why, size_t n)
 {
     (void)why;
     (void)n;
+    has_wgmma = sp_simt_major() == 9;
     return 0;
 }
 const char *error_text(int err)
@@ -387,6 +392,7 @@ const sp_cuda_lib library = {SP_CUDA_VERSION,
                              sp_cuda_embed_run,
                              sp_cuda_prep_run,
                              sp_cuda_product_run,
+                             sp_cuda_fp8_run,
                              sp_cuda_choose_run,
                              sp_cuda_sort_run,
                              sp_cuda_gather_run,
@@ -414,6 +420,11 @@ const sp_cuda_lib library = {SP_CUDA_VERSION,
                              sp_cuda_best_run};
 
 } // namespace
+
+extern "C" int sp_cuda_has_wgmma(void)
+{
+    return has_wgmma;
+}
 
 #ifdef __CUDACC__
 extern "C" {

@@ -25,7 +25,29 @@ namespace
 {
 
 enum { MAX_THREAD = 512, STACK = 64 << 10, GUARD = 4096, MAX_WORDS = 12, MAX_MEM = 256 << 10 };
-enum wait_for { RUNS, BLOCK, WARP, ENDED };
+enum { MAX_COPY = 64, MAX_PRODUCT = 8 };
+enum wait_for { RUNS, BLOCK, WARP, BAR, ENDED };
+
+/* Of sp_simt_product, put off until it is waited for. */
+struct product {
+    float *acc;
+    const char *a, *b;
+    unsigned n;
+    bool add;
+};
+
+/* A copy into shared memory that nobody has waited for yet. */
+struct bulk {
+    void *to, *bar;
+    const void *from;
+    size_t n_bytes;
+};
+
+/* What lies in the 8 bytes of a barrier: arrivals and bytes that its phase still waits for. */
+struct bar_state {
+    uint16_t left, count : 15, phase : 1;
+    int32_t bytes;
+};
 
 struct fiber {
     void *sp;
@@ -34,7 +56,8 @@ struct fiber {
     wait_for wait;
     int line;
     const char *file;
-    unsigned n_exchange, n_block, n_warp;
+    unsigned n_exchange, n_block, n_warp, n_product;
+    product late[MAX_PRODUCT];
 };
 
 struct simulator {
@@ -47,6 +70,8 @@ struct simulator {
     char *mem; /* of the block, before a guard page */
     uint32_t word[MAX_THREAD / 32][2][32 * MAX_WORDS];
     unsigned order[MAX_THREAD];
+    bulk copy[MAX_COPY];
+    unsigned n_copy, n_event; /* an event: what threads that wait at a barrier may wait for */
     char sync[2], warp[MAX_THREAD / 32][2], edge; /* addresses that stand for barriers */
 };
 
@@ -198,16 +223,17 @@ PLAIN simulator *get(void)
     return sim;
 }
 
-/* Runs a warp until its threads wait for the block or have ended. */
+/* Runs a warp until its threads wait for the block or a barrier, or have ended. */
 PLAIN void run_warp(unsigned first, const unsigned *order)
 {
     for (;;) {
         fiber *waits = NULL;
-        unsigned n_wait = 0;
+        unsigned n_wait = 0, n_bar = 0;
         for (unsigned i = 0; i < 32; i++) {
             fiber *f = &sim->thread[first + order[i]];
             if (f->wait == RUNS)
                 resume(first + order[i]);
+            n_bar += f->wait == BAR;
             if (f->wait == WARP) {
                 if (waits && (waits->line != f->line || waits->file != f->file))
                     stop("a warp waits at two places", waits, f);
@@ -215,7 +241,7 @@ PLAIN void run_warp(unsigned first, const unsigned *order)
                 n_wait++;
             }
         }
-        if (!n_wait)
+        if (!n_wait || n_bar)
             return;
         for (unsigned i = 0; i < 32; i++) {
             fiber *f = &sim->thread[first + i];
@@ -226,16 +252,40 @@ PLAIN void run_warp(unsigned first, const unsigned *order)
     }
 }
 
+/* Lets threads that wait at barriers look again; false: there are none. Two rounds in which nothing
+ * happens are a wait that never ends. */
+PLAIN bool look_again(unsigned *n_idle, unsigned n_before)
+{
+    fiber *waits = NULL;
+    for (unsigned i = 0; i < sim->n_thread; i++)
+        if (sim->thread[i].wait == BAR) {
+            waits = &sim->thread[i];
+            waits->wait = RUNS;
+        }
+    *n_idle = sim->n_event == n_before ? *n_idle + 1 : 0;
+    if (waits && *n_idle == 2)
+        stop("a barrier that is never reached", waits, NULL);
+    return waits;
+}
+
 PLAIN void run_block(unsigned turn)
 {
+    unsigned n_idle = 0;
+    sim->n_copy = 0;
+    for (unsigned i = 0; i < sim->n_thread; i++)
+        sim->thread[i].n_product = 0;
     unsigned n_warp = sim->n_thread / 32, warps[MAX_THREAD / 32], lanes[32];
     for (unsigned i = 0; i < sim->n_thread; i++)
         sim->thread[i].wait = RUNS;
     for (unsigned phase = 0;; phase++) {
         set_order(warps, n_warp, turn * 31 + phase);
         set_order(lanes, 32, turn * 37 + phase);
+        unsigned n_event = sim->n_event;
         for (unsigned w = 0; w < n_warp; w++)
             run_warp(warps[w] * 32, lanes);
+        if (look_again(&n_idle, n_event))
+            continue;
+        n_idle = 0;
         fiber *waits = NULL, *ended = NULL;
         for (unsigned i = 0; i < sim->n_thread; i++) {
             fiber *f = &sim->thread[i];
@@ -266,6 +316,12 @@ PLAIN void wait_for_others(wait_for what, int line, const char *file)
 }
 
 } // namespace
+
+extern "C" int sp_simt_major(void)
+{
+    const char *given = getenv("SPARING_SIMT_MAJOR");
+    return given ? atoi(given) : 9;
+}
 
 extern "C" void sp_simt_order(unsigned s)
 {
@@ -318,6 +374,141 @@ extern "C" PLAIN const uint32_t *sp_simt_exchange(const uint32_t *word, unsigned
         all[at + i] = word[i];
     wait_for_others(WARP, line, file);
     return const_cast<const uint32_t *>(all);
+}
+
+namespace
+{
+
+PLAIN bar_state *state_of(void *bar)
+{
+    if ((uintptr_t)bar % sizeof(bar_state))
+        stop("a barrier that is not aligned", sim->now, NULL);
+    return static_cast<bar_state *>(bar);
+}
+
+PLAIN void end_phase(bar_state *b)
+{
+    sim->n_event++;
+    if (b->left || b->bytes)
+        return;
+    b->left = b->count;
+    b->phase ^= 1;
+}
+
+/* The copies that this barrier counts become what they are. */
+PLAIN void finish_copies(void *bar)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < sim->n_copy; i++) {
+        const bulk c = sim->copy[i];
+        if (c.bar != bar) {
+            sim->copy[n++] = c;
+            continue;
+        }
+        for (size_t e = 0; e < c.n_bytes; e++)
+            static_cast<char volatile *>(c.to)[e] = static_cast<const char *>(c.from)[e];
+        state_of(bar)->bytes -= (int32_t)c.n_bytes;
+        end_phase(state_of(bar));
+    }
+    sim->n_copy = n;
+}
+
+PLAIN float e4m3_value(unsigned c)
+{
+    unsigned e = c >> 3 & 15, m = c & 7;
+    float v = (c & 127) == 127 ? NAN
+              : e              ? ldexpf((float)(8 + m), (int)e - 10)
+                               : ldexpf((float)m, -9);
+    return c & 128 ? -v : v;
+}
+
+/* Byte k of row r of rows of 128 bytes whose 16-byte units are exchanged by the row's number. */
+PLAIN uint8_t swizzled(const char *tile, unsigned r, unsigned k)
+{
+    uintptr_t at = (uintptr_t)tile + 128 * r + k;
+    return *(const uint8_t volatile *)(at ^ (at >> 7 & 7) << 4);
+}
+
+PLAIN void run_product(const product *p)
+{
+    static float value[256];
+    if (value[1] == 0)
+        for (unsigned i = 0; i < 256; i++)
+            value[i] = e4m3_value(i);
+    unsigned lane = sp_simt_now.thread % 32, row = sp_simt_now.thread % 128 / 32 * 16 + lane / 4;
+    for (unsigned i = 0; i < p->n / 2; i++) {
+        unsigned r = row + i % 4 / 2 * 8, col = i / 4 * 8 + lane % 4 * 2 + i % 2;
+        float sum = p->add ? p->acc[i] : 0;
+        for (unsigned k = 0; k < 32; k++)
+            sum += value[swizzled(p->a, r, k)] * value[swizzled(p->b, col, k)];
+        p->acc[i] = sum;
+    }
+}
+
+} // namespace
+
+extern "C" PLAIN void sp_simt_bar_init(void *bar, unsigned n)
+{
+    bar_state *b = state_of(bar);
+    *b = bar_state();
+    b->left = (uint16_t)n;
+    b->count = n & 0x7fff;
+}
+
+extern "C" PLAIN void sp_simt_bar_arrive(void *bar, unsigned n_bytes)
+{
+    bar_state *b = state_of(bar);
+#if WITH_TSAN
+    __tsan_release(bar);
+#endif
+    if (!b->left)
+        stop("one arrival too many", sim->now, NULL);
+    b->bytes += (int32_t)n_bytes;
+    b->left--;
+    end_phase(b);
+}
+
+extern "C" PLAIN void sp_simt_bar_wait(void *bar, unsigned phase, int line, const char *file)
+{
+    bar_state *b = state_of(bar);
+    for (finish_copies(bar); b->phase == phase; finish_copies(bar))
+        wait_for_others(BAR, line, file);
+#if WITH_TSAN
+    __tsan_acquire(bar);
+#endif
+}
+
+extern "C" PLAIN void sp_simt_bulk(void *to, const void *from, size_t n_bytes, void *bar)
+{
+    if (((uintptr_t)to | (uintptr_t)from | n_bytes) % 16)
+        stop("a copy that is not aligned to 16 bytes", sim->now, NULL);
+    if (sim->n_copy == MAX_COPY)
+        stop("more copies than there is room for", sim->now, NULL);
+    for (size_t i = 0; i < n_bytes; i++)
+        static_cast<char volatile *>(to)[i] = (char)0xff;
+    sim->copy[sim->n_copy++] = {to, bar, from, n_bytes};
+}
+
+extern "C" PLAIN void sp_simt_product(float *acc, const void *a, const void *b, unsigned n,
+                                      bool add)
+{
+    fiber *f = sim->now;
+    if (((uintptr_t)a | (uintptr_t)b) & 0x39f)
+        stop("a tile that is not aligned to 1024 bytes", f, NULL);
+    if (f->n_product == MAX_PRODUCT)
+        stop("more products than there is room for", f, NULL);
+    for (unsigned i = 0; i < n / 2 && !add; i++)
+        acc[i] = NAN;
+    f->late[f->n_product++] = {acc, static_cast<const char *>(a), static_cast<const char *>(b), n,
+                               add};
+}
+
+extern "C" PLAIN void sp_simt_product_wait(void)
+{
+    fiber *f = sim->now;
+    for (unsigned i = 0; i < f->n_product; i++)
+        run_product(&f->late[i]);
+    f->n_product = 0;
 }
 
 extern "C" PLAIN void sp_simt_launch(sp_simt_body *body, const void *args, unsigned n_thread,

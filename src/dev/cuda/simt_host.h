@@ -41,6 +41,19 @@ void sp_simt_block_wait(int line, const char *file);
 void sp_simt_warp_wait(int line, const char *file);
 /* Gives n words to the warp and returns all lanes' [32][n]; they hold until the next but one. */
 const uint32_t *sp_simt_exchange(const uint32_t *word, unsigned n, int line, const char *file);
+
+/* The compute capability's first number that is imitated: 9, or what SPARING_SIMT_MAJOR says. */
+int sp_simt_major(void);
+
+/* bulk.h: barriers of 8 bytes in shared memory. What a copy brings is NaNs until its barrier is
+ * waited for, and a product's sums are until products are. A wait that never ends stops, and says
+ * where. */
+void sp_simt_bar_init(void *bar, unsigned n);
+void sp_simt_bar_arrive(void *bar, unsigned n_bytes);
+void sp_simt_bar_wait(void *bar, unsigned phase, int line, const char *file);
+void sp_simt_bulk(void *to, const void *from, size_t n_bytes, void *bar);
+void sp_simt_product(float *acc, const void *a, const void *b, unsigned n, bool add);
+void sp_simt_product_wait(void);
 }
 
 SP_DEV unsigned thread_id()
