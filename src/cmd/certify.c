@@ -1,6 +1,7 @@
 /* sparing certify-format: how far a format of KV pages moves a model's distributions from those
- * over f16 pages, on a text that is kept in the program or a given one. A server asks the same
- * before it uses fp8 pages, and refuses a model that they move too far.
+ * over f16 pages, on a text that is kept in the program or a given one; with --device-weights fp8,
+ * how far weights do that were rounded. A server asks the same before it uses fp8 pages or weights,
+ * and refuses a model that they move too far.
  *
  * Pages of f32 are attended beside: they are more exact than the f16 ones, so what they move is the
  * model's own noise, which rounding sets off. A format may move a model by the limits beyond it. */
@@ -22,8 +23,11 @@ enum { N_TOK = 512, CHUNK = SP_PAGE_TOK, MAX_INPUT_BYTES = 1 << 24, POOL_BYTES =
 
 enum { YARDSTICK, NOISE, FORMAT, SIDES };
 
-/* One format: its pages, the logits of a chunk, and how far they are from the yardstick's. */
+/* One model and format: its pages, the logits of a chunk, and how far they are from those of the
+ * yardstick. */
 typedef struct side {
+    const sp_model *model;
+    sp_model_work *work;
     sp_kv_pool *pool;
     sp_kv_seq seq;
     bool is_open;
@@ -59,6 +63,8 @@ static void compare(side *s, const float *want, const float *got, size_t n)
 static sp_err open_side(side *s, const sp_model *m, sp_dev *dev, const sp_kv_format *format,
                         sp_diag *d)
 {
+    s->model = m;
+    SP_TRY(sp_model_work_new(&s->work, m, CHUNK, CHUNK, d));
     const sp_kv_cfg kv = {.shape = sp_model_kv_shape(m, format),
                           .cap_bytes = POOL_BYTES,
                           .window = sp_model_kv_window(m),
@@ -78,38 +84,34 @@ static void close_side(side *s)
     if (s->is_open)
         sp_kv_seq_fini(&s->seq, s->pool);
     sp_kv_pool_free(s->pool);
+    sp_model_work_free(s->work);
     sp_mem_free(s->logits);
 }
 
-static sp_err run_chunk(side *s, const sp_model *m, sp_model_work *w, const uint32_t *tok, size_t n,
-                        sp_diag *d)
+static sp_err run_chunk(side *s, const uint32_t *tok, size_t n, sp_diag *d)
 {
     const float *logits;
     const sp_model_span span = {.seq = &s->seq, .tok = tok, .n = n, .n_logits = n};
     sp_err err = sp_kv_seq_reserve(&s->seq, s->pool, n);
     if (err != SP_OK)
         return SP_FAIL(d, err, "no memory for the pages of %d tokens", N_TOK);
-    SP_TRY(sp_model_forward(m, w, s->pool, &span, 1, &logits, d));
-    memcpy(s->logits, logits, n * sp_model_arch(m)->n_vocab * sizeof *logits);
+    SP_TRY(sp_model_forward(s->model, s->work, s->pool, &span, 1, &logits, d));
+    memcpy(s->logits, logits, n * sp_model_arch(s->model)->n_vocab * sizeof *logits);
     return SP_OK;
 }
 
 /* Whole pages; those of the first page see no other and say nothing. */
-static sp_err run_text(size_t *n_pos, side s[SIDES], const sp_model *m, const uint32_t *tok,
-                       size_t n, sp_diag *d)
+static sp_err run_text(size_t *n_pos, side s[SIDES], const uint32_t *tok, size_t n, sp_diag *d)
 {
-    sp_model_work *w;
-    size_t n_vocab = sp_model_arch(m)->n_vocab;
-    SP_TRY(sp_model_work_new(&w, m, CHUNK, CHUNK, d));
+    size_t n_vocab = sp_model_arch(s->model)->n_vocab;
     sp_err err = SP_OK;
     for (size_t at = 0; at + CHUNK <= n && err == SP_OK; at += CHUNK) {
         for (size_t i = 0; i < SIDES && err == SP_OK; i++)
-            err = run_chunk(&s[i], m, w, tok + at, CHUNK, d);
+            err = run_chunk(&s[i], tok + at, CHUNK, d);
         for (size_t i = 0; i < CHUNK && at && err == SP_OK; i++, ++*n_pos)
             for (side *of = s + NOISE; of < s + SIDES; of++)
                 compare(of, s[YARDSTICK].logits + i * n_vocab, of->logits + i * n_vocab, n_vocab);
     }
-    sp_model_work_free(w);
     return err;
 }
 
@@ -142,17 +144,18 @@ sp_err sp_cmd_certify(sp_certified *out, const sp_certify *a, sp_diag *d)
 {
     side s[SIDES] = {{0}, {0}, {0}};
     const sp_kv_format *const of[SIDES] = {sp_kv_format_find("f16"), sp_kv_format_find("f32"),
-                                           a->format};
+                                           a->plain ? sp_kv_format_find("f16") : a->format};
     sp_ids ids = {0};
     const sp_asset *kept = sp_asset_named("certify.txt");
-    *out = (sp_certified){.name = a->format->name};
+    *out = (sp_certified){.name = a->plain ? "fp8" : a->format->name,
+                          .what = a->plain ? "weights" : "pages"};
     SP_ASSERT(kept);
     sp_err err = tokens_of(&ids, a->tok, a->n_ctx, a->text ? a->text : (const char *)kept->p,
                            a->text ? a->n_text : kept->n, d);
     for (size_t i = 0; i < SIDES && err == SP_OK; i++)
-        err = open_side(&s[i], a->model, a->dev, of[i], d);
+        err = open_side(&s[i], a->plain && i != FORMAT ? a->plain : a->model, a->dev, of[i], d);
     if (err == SP_OK)
-        err = run_text(&out->n, s, a->model, ids.id, ids.n, d);
+        err = run_text(&out->n, s, ids.id, ids.n, d);
     for (size_t i = 0; i < SIDES; i++)
         close_side(&s[i]);
     sp_ids_fini(&ids);
@@ -171,20 +174,19 @@ sp_err sp_cmd_gate(const sp_certify *a, const char *gate, const char *model, sp_
     sp_certified c;
     SP_TRY(sp_cmd_certify(&c, a, d));
     if (c.holds) {
-        sp_log(SP_LOG_INFO, "%s: %s pages hold: KL %.5f, top-1 %.2f%% over %zu positions", model,
-               c.name, c.kl, 100 * c.top1, c.n);
+        sp_log(SP_LOG_INFO, "%s: %s %s hold: KL %.5f, top-1 %.2f%% over %zu positions", model,
+               c.name, c.what, c.kl, 100 * c.top1, c.n);
         return SP_OK;
     }
     if (strcmp(gate, "warn") == 0) {
-        sp_log(SP_LOG_WARN,
-               "%s: %s pages move its answers: KL %.5f, top-1 %.2f%% over %zu positions", model,
-               c.name, c.kl, 100 * c.top1, c.n);
+        sp_log(SP_LOG_WARN, "%s: %s %s move its answers: KL %.5f, top-1 %.2f%% over %zu positions",
+               model, c.name, c.what, c.kl, 100 * c.top1, c.n);
         return SP_OK;
     }
-    return SP_FAIL(
-        d, SP_UNSUP,
-        "%.60s: kv-type %s fails: KL %.5f (<= %.5f), top-1 %.2f%% (>= %.2f); see --kv-gate", model,
-        c.name, c.kl, most_kl(&c), 100 * c.top1, 100 * least_top1(&c));
+    return SP_FAIL(d, SP_UNSUP,
+                   "%.60s: %s %s fails: KL %.5f (<= %.5f), top-1 %.2f%% (>= %.2f); see --kv-gate",
+                   model, a->plain ? "device-weights" : "kv-type", c.name, c.kl, most_kl(&c),
+                   100 * c.top1, 100 * least_top1(&c));
 }
 
 int sp_cmd_certify_format(const sp_opts *o)
@@ -197,26 +199,33 @@ int sp_cmd_certify_format(const sp_opts *o)
     if (sp_cmd_load(&l, o, NULL, &d) != SP_OK)
         return sp_cmd_fail(EXIT_MODEL, &d);
     sp_err err = file ? sp_file_read(&text, file, MAX_INPUT_BYTES, &d) : SP_OK;
-    const sp_certify a = {.model = l.model,
-                          .dev = l.dev,
-                          .tok = l.tok,
-                          .n_ctx = l.n_ctx,
-                          .format = sp_kv_pool_shape(l.pool)->format,
-                          .text = file ? sp_buf_str(&text) : NULL,
-                          .n_text = text.len};
+    sp_model *plain = NULL;
+    sp_certify a = {.model = l.model,
+                    .dev = l.dev,
+                    .tok = l.tok,
+                    .n_ctx = l.n_ctx,
+                    .format = sp_kv_pool_shape(l.pool)->format,
+                    .text = file ? sp_buf_str(&text) : NULL,
+                    .n_text = text.len};
+    if (err == SP_OK && sp_cmd_wants_fp8(o))
+        err = sp_cmd_load_plain(&plain, &l, &d);
+    a.plain = plain;
     if (err == SP_OK)
         err = sp_cmd_certify(&c, &a, &d);
     int code = err != SP_OK ? sp_cmd_fail(EXIT_RUN, &d) : c.holds ? EXIT_DONE : EXIT_RUN;
     if (err == SP_OK && sp_opt_flag(o, "json"))
-        printf("{\"format\":\"%s\",\"positions\":%zu,\"kl\":%.6f,\"top1\":%.5f,"
+        printf("{\"format\":\"%s\",\"of\":\"%s\",\"positions\":%zu,\"kl\":%.6f,\"top1\":%.5f,"
                "\"noise_kl\":%.6f,\"noise_top1\":%.5f,\"holds\":%s}\n",
-               c.name, c.n, c.kl, c.top1, c.noise_kl, c.noise_top1, c.holds ? "true" : "false");
+               c.name, c.what, c.n, c.kl, c.top1, c.noise_kl, c.noise_top1,
+               c.holds ? "true" : "false");
     else if (err == SP_OK)
-        printf("%s pages against f16: KL %.5f, top-1 %.2f%% over %zu positions: they %s (KL <= "
+        printf("%s %s against %s: KL %.5f, top-1 %.2f%% over %zu positions: they %s (KL <= "
                "%.5f, top-1 >= %.2f%%; f32 pages move it by %.5f, %.2f%%)\n",
-               c.name, c.kl, 100 * c.top1, c.n, c.holds ? "hold" : "do not hold", most_kl(&c),
-               100 * least_top1(&c), c.noise_kl, 100 * c.noise_top1);
+               c.name, c.what, plain ? "the file's" : "f16", c.kl, 100 * c.top1, c.n,
+               c.holds ? "hold" : "do not hold", most_kl(&c), 100 * least_top1(&c), c.noise_kl,
+               100 * c.noise_top1);
     sp_buf_fini(&text);
+    sp_model_free(plain);
     sp_cmd_unload(&l);
     return code;
 }

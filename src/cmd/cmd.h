@@ -104,9 +104,10 @@ typedef struct sp_load_how {
 SP_MUST sp_err sp_cmd_load(sp_loaded *out, const sp_opts *o, const sp_load_how *how, sp_diag *d);
 /* Closes what was opened; a zeroed struct is allowed. */
 void sp_cmd_unload(sp_loaded *l);
-/* A format of pages against f16 on a text; NULL: the kept one. */
+/* A format of pages against f16 on a text; NULL: the kept one. Or, plain given, a model whose
+ * weights were rounded against the same one with the file's, both over f16 pages. */
 typedef struct sp_certify {
-    const sp_model *model;
+    const sp_model *model, *plain;
     sp_dev *dev;
     const sp_tok *tok;
     size_t n_ctx;
@@ -115,7 +116,7 @@ typedef struct sp_certify {
     size_t n_text;
 } sp_certify;
 typedef struct sp_certified {
-    const char *name;
+    const char *name, *what; /* "pages" or "weights" */
     size_t n;         /* positions */
     double kl, top1;  /* means over them */
     double noise_kl, noise_top1; /* the same of f32 pages: what rounding alone moves */
@@ -125,8 +126,12 @@ SP_MUST sp_err sp_cmd_certify(sp_certified *out, const sp_certify *a, sp_diag *d
 /* The same before a model is used; gate: what --kv-gate says. Errors: SP_UNSUP with the figures, if
  * it does not hold and gate is not "warn". */
 SP_MUST sp_err sp_cmd_gate(const sp_certify *a, const char *gate, const char *model, sp_diag *d);
-/* ... of a model that was loaded, where the format is one that is not used untried. A server's are
- * checked when they are loaded. */
+/* Does --device-weights ask for fp8? */
+bool sp_cmd_wants_fp8(const sp_opts *o);
+/* The model of l with the file's weights, beside it. */
+SP_MUST sp_err sp_cmd_load_plain(sp_model **out, const sp_loaded *l, sp_diag *d);
+/* sp_cmd_gate of a model that was loaded, where its weights or the format are of a kind that is not
+ * used untried. A server's are checked when they are loaded. */
 SP_MUST sp_err sp_cmd_check_format(const sp_loaded *l, const sp_opts *o,
                                    const sp_kv_format *format, sp_diag *d);
 /* The name of a model file: without its folder, without .gguf and without what numbers its

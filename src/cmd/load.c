@@ -374,11 +374,35 @@ static void load_block(sp_loaded *l, const sp_opts *o)
         sp_log(SP_LOG_WARN, "%s: the block that guesses is left out: %s", l->name, why.msg);
 }
 
+bool sp_cmd_wants_fp8(const sp_opts *o)
+{
+    return strcmp(sp_opt_str(o, "device-weights"), "fp8") == 0;
+}
+
+sp_err sp_cmd_load_plain(sp_model **out, const sp_loaded *l, sp_diag *d)
+{
+    const sp_model_cfg cfg = {.n_ctx = l->n_ctx};
+    return sp_model_load(out, l->gguf, l->dev, &cfg, d);
+}
+
+static sp_err check_weights(const sp_loaded *l, const sp_opts *o, sp_diag *d)
+{
+    sp_model *plain;
+    SP_TRY(sp_cmd_load_plain(&plain, l, d));
+    const sp_certify a = {
+        .model = l->model, .plain = plain, .dev = l->dev, .tok = l->tok, .n_ctx = l->n_ctx};
+    sp_err err = sp_cmd_gate(&a, sp_opt_str(o, "kv-gate"), l->name, d);
+    sp_model_free(plain);
+    return err;
+}
+
 sp_err sp_cmd_check_format(const sp_loaded *l, const sp_opts *o, const sp_kv_format *format,
                            sp_diag *d)
 {
     const sp_certify a = {.model = l->model, .dev = l->dev, .tok = l->tok, .n_ctx = l->n_ctx,
                           .format = format};
+    if (sp_cmd_wants_fp8(o))
+        SP_TRY(check_weights(l, o, d));
     return format->is_fp8 ? sp_cmd_gate(&a, sp_opt_str(o, "kv-gate"), l->name, d) : SP_OK;
 }
 
@@ -405,7 +429,8 @@ static sp_err load(sp_loaded *l, const sp_opts *o, const sp_load_how *how, sp_di
     SP_TRY(sp_cmd_packed_cfg(&packed, o, d));
     const sp_model_cfg model = {.n_ctx = cfg.n_ctx,
                                 .expert_bytes = bytes.expert,
-                                .packed_dir = packed.dir};
+                                .packed_dir = packed.dir,
+                                .fp8 = sp_cmd_wants_fp8(o)};
     SP_TRY(sp_model_load(&l->model, l->gguf, l->dev, &model, d));
     if (sp_model_is_from_packed(l->model))
         sp_log(SP_LOG_DEBUG, "%s: its packed weights are read from %s", l->name, packed.dir);

@@ -60,6 +60,10 @@ const sp_opt sp_cmd_options[] = {
      .values = CPU_LEVELS},
     {"device", 0, SP_OPT_STR, "cpu", 0, 0, COMPUTE, "NAME",
      "cpu, or cuda; cuda:FILE names its library of kernels"},
+    {"device-weights", 0, SP_OPT_STR, "file", 0, 0,
+     C_SERVE | TALK | C_PERPLEXITY | C_BENCH | C_CERTIFY, "FORM",
+     "how a GPU holds a model's large matrices: as the file has them, or, of those in BF16, F16 "
+     "and Q8_0, rounded to fp8 (see certify-format)", .values = "file fp8"},
     {"chat-template", 0, SP_OPT_STR, NULL, 0, 0, C_SERVE | TALK | LAB, "FILE|NAME",
      "chat template in the place of the model's own: a file, or chatml, llama2, llama3, mistral, "
      "gemma, phi3, zephyr, vicuna, alpaca", .group = "Model", .example = "chatml",
@@ -69,8 +73,8 @@ const sp_opt sp_cmd_options[] = {
     {"kv-type", 0, SP_OPT_STR, "q8", 0, 0, MODEL | C_MODELS, "TYPE", "format of KV pages",
      .group = "Memory", .values = "q8 q4 fp8 f16 bf16 f32"},
     {"kv-gate", 0, SP_OPT_STR, "refuse", 0, 0, C_SERVE | TALK, "HOW",
-     "where fp8 pages move a model's distributions too far (see certify-format): refuse it, or "
-     "warn", .values = "refuse warn"},
+     "where fp8 pages or weights move a model's distributions too far (see certify-format): refuse "
+     "it, or warn", .values = "refuse warn"},
     {"weight-cache", 0, SP_OPT_STR, "auto", 0, 0, MODEL | C_CACHE, "DIR|none",
      "folder of packed weights, from which a model starts sooner; serve, run and chat write them "
      "in the background; auto: $XDG_CACHE_HOME/sparing/weights (~/.cache); none: neither read nor "

@@ -70,6 +70,30 @@ static sp_err tell_length(sp_model *m)
     return sp_sha256_of(&m->id, part, 2);
 }
 
+/* Nor which of its matrices were rounded. */
+static sp_err tell_fp8(sp_model *m)
+{
+    const sp_sha256_part part[] = {{m->id.b, sizeof m->id.b}, {"fp8", 3}};
+    return sp_sha256_of(&m->id, part, 2);
+}
+
+static sp_err mark_fp8(sp_model *m, sp_diag *d)
+{
+    sp_dev_weight *w;
+    size_t n = 0;
+    if (!m->dev->ops->fp8_put)
+        return SP_FAIL(d, SP_UNSUP, "device-weights: device %s holds none in fp8",
+                       m->dev->ops->name);
+    for (size_t i = 0; (w = sp_weights_matrix(m, i)); i++) {
+        w->is_fp8 = w->data && sp_weights_may_be_fp8(i) &&
+                    (w->type == SP_BF16 || w->type == SP_F16 || w->type == SP_Q8_0);
+        n += w->is_fp8;
+    }
+    return n ? SP_OK
+             : SP_FAIL(d, SP_UNSUP,
+                       "device-weights: the file has no matrix in BF16, F16 or Q8_0 for fp8");
+}
+
 /* Factors that the host needs. */
 static sp_err read_scales(sp_model *m)
 {
@@ -92,6 +116,8 @@ static sp_err load(sp_model *m, const sp_gguf *g, const sp_model_cfg *cfg, bool 
     SP_TRY(read_scales(m));
     if (!has_pages)
         return sp_weights_put(m, g, 0, NULL, NULL, d);
+    if (cfg->fp8)
+        SP_TRY(mark_fp8(m, d));
     SP_TRY(sp_identity_init(&id, g, sp_dev_host_pool(m->dev), d));
     sp_err err = sp_weights_put(m, g, cfg->expert_bytes, &id, cfg->packed_dir, d);
     if (err == SP_OK)
@@ -100,6 +126,8 @@ static sp_err load(sp_model *m, const sp_gguf *g, const sp_model_cfg *cfg, bool 
     m->may_keep = sp_identity_is_kept(g);
     if (err == SP_OK)
         err = tell_length(m);
+    if (err == SP_OK && cfg->fp8)
+        err = tell_fp8(m);
     sp_identity_fini(&id);
     return err;
 }

@@ -47,6 +47,10 @@ typedef struct sp_model_cfg {
     const char
         *packed_dir; /* folder of packed weights (model/packed.h), NULL or "": none. They are read
                              * where the model's id is kept: from a second start on */
+    /* the layers' large matrices that the file has in BF16, F16 or Q8_0 are held as e4m3
+     * (sp_dev_ops.fp8_put), which moves what the model gives; its id tells so. SP_UNSUP: the device
+     * has none, or the model has no such matrix */
+    bool fp8;
 } sp_model_cfg;
 
 /* cfg NULL: all of it 0. */

@@ -554,8 +554,10 @@ static sp_err load_one(loader *l, const spec *list, size_t n_list, const spec *s
         return SP_OK; /* they are in the matrix already */
     l->used[t - sp_gguf_tensor_at(l->g, 0)] = true;
     if (s->rows != VECTOR) {
-        sp_dev_weight w = {(const char *)t->data + first * sp_type_row_bytes(t->type, k), t->type,
-                           size_in(a, i, s->rows), k, NULL};
+        sp_dev_weight w = {.data = (const char *)t->data + first * sp_type_row_bytes(t->type, k),
+                           .type = t->type,
+                           .n_row = size_in(a, i, s->rows),
+                           .k = k};
         SP_TRY(find_scale(&w.scale, l, t, stack_of(a, s->rows)));
         look_up(l, prefix, s->name);
         memcpy((char *)base + s->at, &w, sizeof w);
@@ -682,6 +684,18 @@ bool sp_weights_is_experts(size_t i)
 {
     size_t i_layer;
     return is_each(matrix_spec(&i_layer, i)->rows);
+}
+
+bool sp_weights_may_be_fp8(size_t i)
+{
+    size_t i_layer;
+    const spec *s = matrix_spec(&i_layer, i);
+    static const size_of large[] = {N_Q_IN, N_Q,       N_KV,   LOW_Q,   N_EMBD,
+                                    N_FF,   N_CONV_IN, N_CHAN, N_INNER};
+    for (size_t j = 0; j < sizeof large / sizeof large[0]; j++)
+        if (s->rows == large[j] && s->cols != N_SIDE)
+            return true;
+    return false;
 }
 
 /* 0: absent. */

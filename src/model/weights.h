@@ -107,6 +107,7 @@ SP_MUST sp_err sp_weights_bind(sp_model *m, const sp_gguf *g, sp_diag *d);
  * 0: experts stay in the file, and a shelf of as many bytes takes those that are needed.
  * packed_dir: where a file of packed weights may be, which is read where id is known; NULL:
  * nowhere. SP_LIMIT: the shelf does not hold those of one layer. */
+/* ... is_fp8 of matrices of the layers is set before: they are put as such. */
 SP_MUST sp_err sp_weights_put(sp_model *m, const sp_gguf *g, size_t room_bytes, sp_identity *id,
                               const char *packed_dir, sp_diag *d);
 void sp_weights_free(sp_model *m);
@@ -117,5 +118,8 @@ sp_dev_weight *sp_weights_matrix(const sp_model *m, size_t i);
 sp_dev_weight *sp_weights_top(sp_model *m, size_t i);
 /* Does it hold the rows of all experts, of which a token meets some? */
 bool sp_weights_is_experts(size_t i);
+/* Is it a large matrix that only sp_dev_ops.matmul meets? Not those of experts, of routers, and of
+ * heads one by one. */
+bool sp_weights_may_be_fp8(size_t i);
 
 #endif

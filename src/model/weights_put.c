@@ -13,6 +13,13 @@ enum {
     AHEAD_BYTES = 16 << 20
 };
 
+static size_t bytes_of(const sp_model *m, const sp_dev_weight *w, size_t n_row)
+{
+    const sp_dev_ops *ops = m->dev->ops;
+    return w->is_fp8 ? ops->fp8_bytes(m->dev, n_row, w->k)
+                     : ops->weight_bytes(m->dev, w->type, n_row, w->k);
+}
+
 /* One matrix, a slice of rows at a time: the file's pages are let go after each, so that hardly
  * anything is resident twice. */
 static sp_err put_matrix(sp_model *m, sp_dev_weight *w, char *to, const sp_gguf *g, sp_identity *id,
@@ -22,15 +29,16 @@ static sp_err put_matrix(sp_model *m, sp_dev_weight *w, char *to, const sp_gguf 
     const char *rows = w->data;
     size_t row_bytes = sp_type_row_bytes(w->type, w->k), n_row = w->n_row;
     size_t slice = SLICE_BYTES / row_bytes / SLICE_MULTIPLE * SLICE_MULTIPLE + SLICE_MULTIPLE;
-    if (!ops->weight_bytes(m->dev, w->type, n_row, w->k))
+    if (!bytes_of(m, w, n_row))
         slice = n_row; /* used where it lies */
     for (size_t r = 0; r < n_row; r += slice) {
         size_t n = n_row - r < slice ? n_row - r : slice;
         sp_dev_weight part;
         sp_gguf_ahead(g, rows + (r + n) * row_bytes,
                       AHEAD_BYTES); /* mostly the next matrix, behind the last rows */
-        if (ops->weight_put(m->dev, &part, to + ops->weight_bytes(m->dev, w->type, r, w->k),
-                            w->type, rows + r * row_bytes, n, w->k) != SP_OK)
+        if ((w->is_fp8 ? ops->fp8_put : ops->weight_put)(m->dev, &part, to + bytes_of(m, w, r),
+                                                         w->type, rows + r * row_bytes, n,
+                                                         w->k) != SP_OK)
             return SP_FAIL(d, SP_NOMEM, "packing the weights");
         if (id)
             SP_TRY(sp_identity_take(id, rows + r * row_bytes, n * row_bytes));
@@ -49,7 +57,7 @@ static size_t matrix_bytes(const sp_dev_weight *w)
 
 static size_t put_bytes(const sp_model *m, const sp_dev_weight *w, bool is_shelved)
 {
-    return w->data && !is_shelved ? m->dev->ops->weight_bytes(m->dev, w->type, w->n_row, w->k) : 0;
+    return w->data && !is_shelved ? bytes_of(m, w, w->n_row) : 0;
 }
 
 /* A matrix that stays in the file is read for its digest only. */
@@ -168,8 +176,8 @@ static sp_err describe(sp_model *m, size_t total, sp_diag *d)
         sp_buf_put(&list, row, sizeof row);
         at += put_bytes(m, w, stays);
     }
-    sp_err err = list.failed ? SP_NOMEM
-                             : sp_sha256_of(&key->table, &(sp_sha256_part){list.p, list.len}, 1);
+    sp_err err =
+        list.failed ? SP_NOMEM : sp_sha256_of(&key->table, &(sp_sha256_part){list.p, list.len}, 1);
     sp_buf_fini(&list);
     key->n_bytes = total;
     key->is_part = m->shelf != NULL;

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import BIN, GOLDEN, Server, run, tool
+from ggufs import Gguf
 from test_families import DENSE, EXPERTS, HYBRIDS, golden, is_dense, nmse, of
 from test_model import logits
 
@@ -56,6 +57,61 @@ def test_neither_chunks_nor_company_change_a_bit(name, kv):
     whole = logits(path, ids, kv, "avx512bf16", "0", *words, CUDA)
     for how in (["33"], ["5", "batch"], ["1"]):  # few tokens: steps, which are graphs
         assert np.array_equal(whole, logits(path, ids, kv, "avx512bf16", *how, *words, CUDA)), how
+
+
+def as_f16(name, path):
+    """The model with the matrices of its layers in F16."""
+    g = Gguf(GOLDEN / f"{name}.gguf")
+    for key, (dims, kind, data) in g.tensors.items():
+        if key.startswith("blk.") and len(dims) == 2 and kind == 0:
+            g.tensors[key] = (dims, 1, np.frombuffer(data, "<f4").astype("<f2").tobytes())
+    return str(g.write(path))
+
+
+# the second one is moved by 0.12 where its weights alone are rounded
+@pytest.mark.parametrize("name, most", [("fam-llama-bias", 0.02), ("fam-qwen35", 0.25)])
+def test_fp8_weights_are_near_and_depend_on_no_company(name, most, tmp_path):
+    path, ids = as_f16(name, tmp_path / "f16.gguf"), of(name)[1]["ids"][:70]
+    whole = logits(path, ids, "f16", "avx512bf16", "0", CUDA, "fp8")
+    exact = logits(path, ids, "f16", "avx512bf16", "0", CUDA)
+    error = ((whole - exact) ** 2).mean() / (exact**2).mean()
+    assert 1e-6 < error < most, error
+    for how in (["33"], ["5", "batch"], ["1"]):
+        assert np.array_equal(whole, logits(path, ids, "f16", "avx512bf16", *how, CUDA, "fp8")), how
+
+
+def test_fp8_weights_are_refused_where_there_are_none(tmp_path):
+    (tmp_path / "text").write_text("a")
+    small, words = GOLDEN / "tiny-gqa-tied.gguf", ["-f", tmp_path / "text", "--device-weights"]
+    for device, says in {f"cuda:{LIBRARY}": "device-weights: the file has no matrix in BF16, F16 or Q8_0",
+                         "cpu": "device-weights: device cpu holds none in fp8"}.items():
+        p = run("perplexity", "-m", small, "--device", device, *words, "fp8", check=False)
+        assert p.returncode != 0 and says in p.stderr, p.stderr
+
+
+def test_fp8_weights_pass_a_gate(tmp_path):
+    """Random weights bear no rounding, and are refused; where layers add little to the stream they hold."""
+    (tmp_path / "text").write_text("ab !" * 40)
+    sharp = as_f16("tiny-gqa-tied", tmp_path / "sharp.gguf")
+    g = Gguf(pathlib.Path(sharp))
+    for key, (dims, kind, data) in g.tensors.items():
+        if "attn_output" in key or "ffn_down" in key:
+            g.tensors[key] = (dims, kind, (np.frombuffer(data, "<f2") / 64).tobytes())
+    model = str(g.write(tmp_path / "even.gguf"))
+    on = ["--device", f"cuda:{LIBRARY}", "--device-weights", "fp8"]
+    figures = []
+    for path in (model, sharp):
+        p = run("certify-format", "-m", path, *on, "-f", tmp_path / "text", "--json", check=False)
+        f = json.loads(p.stdout)
+        assert (f["format"], f["of"]) == ("fp8", "weights") and f["kl"] > f["noise_kl"]
+        assert p.returncode == (0 if f["holds"] else 1)
+        figures.append(f)
+    assert figures[0]["holds"] and not figures[1]["holds"], figures
+    assert figures[1]["kl"] > 10 * figures[0]["kl"] > 0, figures
+    p = run("run", "-m", sharp, *on, "-n", "2", "a", check=False)
+    assert p.returncode != 0 and "device-weights fp8 fails: KL" in p.stderr, p.stderr
+    p = run("run", "-m", sharp, *on, "-n", "2", "--kv-gate", "warn", "a")
+    assert "fp8 weights move its answers: KL" in p.stderr, p.stderr
 
 
 def test_experts_that_stay_in_the_file_are_refused(tmp_path):
@@ -163,6 +219,6 @@ def test_the_bench_of_a_device_does_all_shapes():
     p = subprocess.run(bench, capture_output=True, text=True)
     assert p.returncode == 0, p.stderr
     rows = [json.loads(line) for line in p.stdout.splitlines()]
-    each = ["copy"] + 15 * ["decode"] + ["best"] + 18 * ["product"] + 2 * ["experts"] + 3 * ["prompt"]
+    each = ["copy"] + 15 * ["decode"] + ["best"] + 21 * ["product"] + 2 * ["experts"] + 3 * ["prompt"]
     assert [r["what"] for r in rows] == each
     assert all(r["seconds"] > 0 for r in rows)

@@ -95,39 +95,42 @@ static sp_err product_once(const bench *b, const void *arg)
     return b->dev->ops->matmul(b->dev, arg);
 }
 
-/* A weight of small scales and any codes. *at is its memory. */
+/* A weight of small scales and any codes, as the type is held or as e4m3. *at is its memory. */
 static sp_err weight(const bench *b, sp_dev_weight *w, void **at, sp_type type, size_t n_row,
-                     size_t k)
+                     size_t k, bool is_fp8)
 {
+    const sp_dev_ops *ops = b->dev->ops;
     size_t row_bytes = sp_type_row_bytes(type, k);
     char *rows = sp_mem_array(n_row, row_bytes);
     SP_TRY(rows ? SP_OK : SP_NOMEM);
     for (size_t i = 0; i < n_row * row_bytes; i++)
         rows[i] = (char)(i % 61);
-    sp_err err =
-        b->dev->ops->mem_raw(b->dev, at, b->dev->ops->weight_bytes(b->dev, type, n_row, k));
+    sp_err err = ops->mem_raw(b->dev, at,
+                              is_fp8 ? ops->fp8_bytes(b->dev, n_row, k)
+                                     : ops->weight_bytes(b->dev, type, n_row, k));
     if (err == SP_OK)
-        err = b->dev->ops->weight_put(b->dev, w, *at, type, rows, n_row, k);
+        err = (is_fp8 ? ops->fp8_put : ops->weight_put)(b->dev, w, *at, type, rows, n_row, k);
     sp_mem_free(rows);
     return err;
 }
 
 /* n_row x k of a type, for so many tokens. */
-static sp_err bench_product(const bench *b, sp_type type, size_t n_row, size_t k, size_t n_tok)
+static sp_err bench_product(const bench *b, sp_type type, size_t n_row, size_t k, size_t n_tok,
+                            bool is_fp8)
 {
     sp_dev_weight w;
     void *at;
     float *x, *out;
-    size_t row_bytes = sp_type_row_bytes(type, k);
+    size_t row_bytes = is_fp8 ? k : sp_type_row_bytes(type, k);
     double s;
-    SP_TRY(weight(b, &w, &at, type, n_row, k));
+    SP_TRY(weight(b, &w, &at, type, n_row, k, is_fp8));
     SP_TRY(floats(b, &x, n_tok * k));
     SP_TRY(floats(b, &out, n_tok * n_row));
     const sp_dev_matmul a = {.out = &out, .x = x, .w = &w, .n_w = 1, .n_row = n_tok};
     SP_TRY(time_of(&s, b, product_once, &a, out));
     printf("{\"what\":\"product\",\"type\":\"%s\",\"rows\":%zu,\"k\":%zu,\"tokens\":%zu,"
            "\"seconds\":%.4g,\"bytes_s\":%.4g,\"flops\":%.4g}\n",
-           sp_type_name(type), n_row, k, n_tok, s, (double)(n_row * row_bytes) / s,
+           is_fp8 ? "fp8" : sp_type_name(type), n_row, k, n_tok, s, (double)(n_row * row_bytes) / s,
            2.0 * (double)(n_row * k * n_tok) / s);
     b->dev->ops->mem_free(b->dev, at);
     b->dev->ops->mem_free(b->dev, x);
@@ -154,11 +157,11 @@ static sp_err bench_experts(const bench *b, size_t n_tok)
     SP_TRY(floats(b, &x, n_tok * k));
     SP_TRY(floats(b, &norm, k));
     SP_TRY(floats(b, &out, n_tok * k));
-    SP_TRY(weight(b, &glu[0], &at[0], SP_Q8_0, n_expert * n_ff, k));
-    SP_TRY(weight(b, &glu[1], &at[1], SP_Q8_0, n_expert * n_ff, k));
-    SP_TRY(weight(b, &down, &at[2], SP_Q8_0, n_expert * k, n_ff));
+    SP_TRY(weight(b, &glu[0], &at[0], SP_Q8_0, n_expert * n_ff, k, false));
+    SP_TRY(weight(b, &glu[1], &at[1], SP_Q8_0, n_expert * n_ff, k, false));
+    SP_TRY(weight(b, &down, &at[2], SP_Q8_0, n_expert * k, n_ff, false));
     SP_TRY(floats(b, &scores, n_expert * k)); /* F32 rows of whole blocks lie as in the file */
-    router = (sp_dev_weight){scores, SP_F32, n_expert, k, NULL};
+    router = (sp_dev_weight){.data = scores, .type = SP_F32, .n_row = n_expert, .k = k};
     const sp_dev_experts a = {.out = out,
                               .x = x,
                               .norm = norm,
@@ -324,7 +327,7 @@ static sp_err run_all(const bench *b)
 {
     static const sp_type types[] = {SP_F16,  SP_BF16, SP_Q8_0, SP_Q4_0, SP_Q4_1,
                                     SP_Q4_K, SP_Q5_K, SP_Q6_K, SP_MXFP4};
-    static const size_t toks[] = {1, 8, 64, 512};
+    static const size_t toks[] = {1, 8, 64, 512, 4096};
     static const char *const formats[] = {"fp8", "q8", "f16", "bf16"};
     static const size_t ds[] = {64, 128, 256};
     size_t n_row = b->is_quick ? 32 : 14336, k = b->is_quick ? 256 : 4096;
@@ -352,7 +355,9 @@ static sp_err run_all(const bench *b)
         SP_TRY(bench_best(b));
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         for (size_t t = 0; t < (b->is_quick ? 2 : 4); t++)
-            SP_TRY(bench_product(b, types[i], n_row, k, toks[t]));
+            SP_TRY(bench_product(b, types[i], n_row, k, toks[t], false));
+    for (size_t t = 0; b->dev->ops->fp8_put && t < (b->is_quick ? 3 : 5); t++)
+        SP_TRY(bench_product(b, SP_Q8_0, n_row, k, toks[t], true));
     for (size_t t = 0; t < (b->is_quick ? 2 : 4); t++)
         SP_TRY(bench_experts(b, toks[t]));
     for (size_t i = 0; i < 3; i++) {

@@ -8,7 +8,8 @@
  *   ctx=N   sequences are at most N tokens long
  *   experts=N   experts stay in the file, and N bytes of memory hold those that are needed
  *   threads=N     1 otherwise
- *   device=NAME   another device than cpu */
+ *   device=NAME   another device than cpu
+ *   fp8     large matrices are held as e4m3 */
 #include "opened.h"
 
 #include "base/mem.h"
@@ -168,6 +169,7 @@ int main(int argc, char **argv)
         expert_bytes = strncmp(argv[i], "experts=", 8) == 0 ? strtoul(argv[i] + 8, NULL, 10) : expert_bytes;
         o.device = strncmp(argv[i], "device=", 7) == 0 ? argv[i] + 7 : o.device;
         o.n_thread = strncmp(argv[i], "threads=", 8) == 0 ? strtoul(argv[i] + 8, NULL, 10) : o.n_thread;
+        o.is_fp8 = o.is_fp8 || strcmp(argv[i], "fp8") == 0;
         n_ctx = strncmp(argv[i], "ctx=", 4) == 0 ? strtoul(argv[i] + 4, NULL, 10) : n_ctx;
     }
     if (!format || (argc > 3 && !sp_cpu_level_parse(&mask, argv[3])))

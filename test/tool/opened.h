@@ -10,6 +10,7 @@ enum { CAP_TOK = 8192 };
 
 typedef struct opened {
     const char *device; /* NULL: cpu */
+    bool is_fp8;        /* weights, where the device holds them so */
     size_t n_thread;    /* 0: one, for two mostly wait for each other */
     uint32_t tok[CAP_TOK];
     size_t n;
@@ -41,7 +42,7 @@ static inline bool read_text(opened *o)
 static inline bool open_model(opened *o, const char *path, sp_cpu_level mask, size_t n_ctx, size_t expert_bytes)
 {
     const sp_dev_cfg cfg = {.name = o->device ? o->device : "cpu", .n_thread = o->n_thread ? o->n_thread : 1, .mask = mask};
-    const sp_model_cfg model = {.n_ctx = n_ctx, .expert_bytes = expert_bytes};
+    const sp_model_cfg model = {.n_ctx = n_ctx, .expert_bytes = expert_bytes, .fp8 = o->is_fp8};
     return read_text(o) && sp_gguf_open(&o->gguf, path, &o->d) == SP_OK && sp_dev_open(&o->dev, &cfg, &o->d) == SP_OK &&
            sp_model_load(&o->model, o->gguf, o->dev, &model, &o->d) == SP_OK;
 }
