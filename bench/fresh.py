@@ -7,7 +7,7 @@
 Wall time and processor time of each step, from the first command to the first word of an answer in Chromium. The chroot itself is
 what a fresh Debian has already: it is not counted. Chromium runs outside of it, and is open already. Downloads are counted.
 Needs root, mmdebstrap, a Debian mirror, Chromium and .venv. How pip and TLS reach the network here is taken along (/etc/pip.conf,
-certificates); where pypi.org has a private address, SPARING_ALLOW_PRIVATE=1 lets `sparing pull` ask it. Nothing is left behind but build/fresh.json.
+certificates); SPARING_ALLOW_PRIVATE=1 lets `sparing pull` ask an index with a private address. Nothing is left behind but build/fresh.json.
 """
 import argparse
 import json
