@@ -205,7 +205,7 @@ def server():
 
 # What takes long: files of whole models, of all tiers, of kills, networks and imitated devices, and single tests of ten seconds or more.
 # make test leaves them out (marker slow); .ci/run has them behind it, and so has scripts/check.
-SLOW_FILES = ("attention", "certify", "cuda", "deploy", "drafters", "families", "front_long", "gemma", "identity", "improve", "install", "memory", "model",
+SLOW_FILES = ("attention", "certify", "cuda", "deploy", "drafters", "families", "front_long", "gemma", "identity", "improve", "install", "judge", "memory", "model",
               "policy", "services_faults", "services_network", "state", "states_kept", "trials", "weight_cache")
 SLOW_TESTS = ("test_claude_codes_loop", "test_a_client_may_leave_while_a_worker_is_busy", "test_shares_follow_the_evidence_until_one_is_proven",
               "test_an_encoder_is_a_folder", "test_names_of_the_list", "test_facts_are_recalled_long_after", "test_a_document_that_takes_long_holds_up_nothing",
@@ -213,7 +213,7 @@ SLOW_TESTS = ("test_claude_codes_loop", "test_a_client_may_leave_while_a_worker_
               "test_thoughts_are_ended_in_every_protocol_and_by_their_tenant_alone", "test_what_is_drawn_is_valid", "test_long_runs_take_linear_time",
               "test_the_mark_of_first_pieces_begins_none_inside_a_word", "test_a_hanging_collector_does_not_hold_the_exit", "test_every_state_is_clean")
 
-BEGIN_WITH = ("improve", "cuda", "memory", "state", "families", "attention", "model", "front", "knowledge", "gates", "tokenizers", "history", "dashboard")  # they take longest
+BEGIN_WITH = ("improve", "cuda", "judge", "memory", "state", "families", "attention", "model", "front", "knowledge", "gates", "tokenizers", "history", "dashboard")  # they take longest
 
 
 def pytest_collection_modifyitems(items):
