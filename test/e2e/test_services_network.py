@@ -57,8 +57,9 @@ class Roles:
         self.straight = {k: c.channel for k, c in self.clients.items()}
         self.n = 0
 
-    def ask(self, timeout=None):
-        """One question through all three over new connections: what each step gave, as far as it came, and the status of the one that failed. Each step gets what the one before should have given."""
+    def ask(self, timeout=60):
+        """One question through all three over new connections: what each step gave, as far as it came, and the status of the one that failed. Each step gets what the one before should have given.
+        Where a bit of a record's length is another one, a client waits for bytes that nobody sends: only its own time ends that."""
         self.n += 1
         salt, got = f"s{self.n}", {}
         channels = {k: grpc.secure_channel(self.wires[k].name, self.credentials, [("grpc.enable_retries", 0)]) for k in STEPS}
@@ -120,13 +121,13 @@ def test_a_bad_network_before_a_role(roles, step):
     assert tickets(roles.servers["generation"]) == {"whole": 1, "broken": 0, "refused": 0}
     for name, (up, down, want) in FAULTS.items():
         roles.set(step, up, down)
-        got = roles.ask(timeout=2 if name == "lost" else None)
+        got = roles.ask(timeout=2) if name == "lost" else roles.ask()
         others = {k: v for k, v in got.items() if k != step}
         if name == "lost":  # a short time for all: on a busy machine the others may need more, and say so
             assert set(others.values()) <= {"right", grpc.StatusCode.DEADLINE_EXCEEDED}
         else:
             assert set(others.values()) == {"right"}, (name, got)
-        assert got[step] == want or (want is None and got[step] in ("right", grpc.StatusCode.UNAVAILABLE)), (name, got)
+        assert got[step] == want or (want is None and got[step] in ("right", grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)), (name, got)
         roles.set(step)
     wait_until(lambda: all(s.metric("sparing_requests_running") == 0 for s in roles.servers.values()), "the end of what nobody waits for")
     assert roles.ask() == ALL_RIGHT
