@@ -139,6 +139,14 @@ INLINE float query_mean(const float *f, const float *mean, size_t d)
     return vf_sum(part);
 }
 
+/* What T queries make of the mean of a page's keys. */
+INLINE void query_means(float mean[MOST_T], const int8_t *prep, const laid *p, size_t d,
+                        const size_t T)
+{
+    for (size_t t = 0; t < T; t++)
+        mean[t] = query_mean(floats_of(prep, t, d), p->mean, d);
+}
+
 /* T queries over one page. Keys before `from`, at most 31, are not seen. Returns how many quarters
  * of the values were read. */
 INLINE size_t page_of(float *acc, float *max, float *sum, const cutting *cut, const int8_t *prep,
@@ -148,8 +156,7 @@ INLINE size_t page_of(float *acc, float *max, float *sum, const cutting *cut, co
     vf s[MOST_T][GROUPS];
     weights to[MOST_T];
     float mean[MOST_T];
-    for (size_t t = 0; t < T; t++)
-        mean[t] = query_mean(floats_of(prep, t, d), p->mean, d);
+    query_means(mean, prep, p, d, T);
     for (size_t h = 0; h < GROUPS; h++) {
         vs dot[MOST_T];
         vf ks = vf_load(p->ks + h * GROUP);
@@ -276,14 +283,13 @@ static void attn_planes(float *acc, float *max, float *sum, const sp_attn_pages 
     }
 }
 
-/* --- certified attention: the hi planes of all keys, then the rows of those that are chosen ---- */
+/* --- certified attention: hi planes of all keys, then rows of those that are chosen ----------- */
 
 /* Scores of T queries from the hi plane of a page, est [T][16 pages][32]. */
 INLINE void scan_page(float *est, const int8_t *prep, const laid *p, size_t d, const size_t T)
 {
     float mean[MOST_T];
-    for (size_t t = 0; t < T; t++)
-        mean[t] = query_mean(floats_of(prep, t, d), p->mean, d);
+    query_means(mean, prep, p, d, T);
     for (size_t h = 0; h < GROUPS; h++) {
         vs dot[MOST_T];
         vf ks = vf_load(p->ks + h * GROUP);
