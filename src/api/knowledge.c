@@ -76,8 +76,8 @@ static void put_doc(sp_buf *out, const sp_rag_doc *f, const char *coll)
                   f->error  ? "failed"
                   : pending ? "in_progress"
                             : "completed",
-                  outcome[f->state], (long long)f->n_bad, (long long)f->n_chunk, (long long)f->n_bare,
-                  f->attributes);
+                  outcome[f->state], (long long)f->n_bad, (long long)f->n_chunk,
+                  (long long)f->n_bare, f->attributes);
     if (f->error) {
         sp_buf_puts(out, "{\"code\":\"invalid_file\",\"message\":");
         sp_buf_json_str(out, f->error, strlen(f->error));

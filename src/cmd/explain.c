@@ -70,8 +70,9 @@ static void put_prompt(FILE *out, const json_t *r)
         }
     fprintf(out, "\n");
     if (num(r, "retrieved.chunks") > 0)
-        fprintf(out, "          with %.0f old turns or passages; %.0f that were found did not fit\n",
-               num(r, "retrieved.chunks"), num(r, "retrieved.left_out"));
+        fprintf(out,
+                "          with %.0f old turns or passages; %.0f that were found did not fit\n",
+                num(r, "retrieved.chunks"), num(r, "retrieved.left_out"));
 }
 
 static void put_answer(FILE *out, const json_t *r)
@@ -96,9 +97,10 @@ static void put_attention(FILE *out, const json_t *r)
         fprintf(out, "Attention exact, every key was read\n");
         return;
     }
-    fprintf(out, "Attention read %.1f of %.1f MB of keys and values; what was left out weighs at most "
-           "%.2g of a step (asked: %.2g)\n",
-           read / 1e6, dense / 1e6, num(r, "attention.max_bound"), eps);
+    fprintf(out,
+            "Attention read %.1f of %.1f MB of keys and values; what was left out weighs at most "
+            "%.2g of a step (asked: %.2g)\n",
+            read / 1e6, dense / 1e6, num(r, "attention.max_bound"), eps);
 }
 
 static void put_computing(FILE *out, const json_t *r)
@@ -115,8 +117,8 @@ static void put_computing(FILE *out, const json_t *r)
 static void put_time(FILE *out, const json_t *r)
 {
     double ms = num(r, "ms.decode"), tok = num(r, "decode.tokens");
-    fprintf(out, "Time      %.2f s waiting, %.2f s reading, %.2f s writing", num(r, "ms.queue") / 1e3,
-           num(r, "ms.prefill") / 1e3, ms / 1e3);
+    fprintf(out, "Time      %.2f s waiting, %.2f s reading, %.2f s writing",
+            num(r, "ms.queue") / 1e3, num(r, "ms.prefill") / 1e3, ms / 1e3);
     if (ms > 0)
         fprintf(out, " (%.0f tokens/s)", tok / ms * 1e3);
     fprintf(out, "\n");

@@ -107,8 +107,9 @@ sp_err sp_cmd_judge_may(const sp_cmd_judge *j, const json_t *line, sp_diag *d)
     const sp_place_facts f = facts_of(j, line);
     return !j->place || sp_placement_lets(j->placement, &f, j->place, &rule, &why)
                ? SP_OK
-               : SP_FAIL(d, SP_INVAL, "it has no exact check, and may not go to the judge %.40s: %s",
-                         j->who, why);
+               : SP_FAIL(d, SP_INVAL,
+                         "it has no exact check, and may not go to the judge %.40s: %s", j->who,
+                         why);
 }
 
 /* --- what it is asked ------------------------------------------------------------------------- */

@@ -43,7 +43,8 @@ sp_err sp_cmd_list_models(sp_paths *all, const char *dir, sp_diag *d)
     DIR *list = opendir(dir);
     sp_err err = SP_OK;
     if (!list)
-        return SP_FAIL(d, SP_NOTFOUND, "%.120s: there is no such folder yet: `sparing pull` makes it", dir);
+        return SP_FAIL(d, SP_NOTFOUND,
+                       "%.120s: there is no such folder yet: `sparing pull` makes it", dir);
     for (struct dirent *e; err == SP_OK && (e = readdir(list));) {
         size_t n = strlen(e->d_name);
         if (n >= 6 && strcmp(e->d_name + n - 5, ".gguf") == 0 && sp_cmd_is_first(dir, e->d_name) &&

@@ -196,7 +196,8 @@ static void print_json(const sp_experiment *e, const tally *all, const sp_cmd_ju
         if (i)
             printf(",\"won\":%zu,\"lost\":%zu,\"judged\":[%zu,%zu,%zu],\"log_better\":%.4f,"
                    "\"log_worse\":%.4f,\"verdict\":\"%s\"",
-                   t->won, t->lost, t->judged, t->judged_won, t->judged_lost, sp_wager_log(&t->better), sp_wager_log(&t->worse), verdict(t));
+                   t->won, t->lost, t->judged, t->judged_won, t->judged_lost,
+                   sp_wager_log(&t->better), sp_wager_log(&t->worse), verdict(t));
         printf("}");
     }
     puts("]}");

@@ -8,8 +8,8 @@
 #include "pipe/turn.h"
 
 /* An engine that answers one request at a time, with the draft head of that path, if it is not
- * NULL. learned: as in sp_engine_cfg. *metrics, which is made where it is NULL, and *drafters are the caller's to free, after an
- * error too. */
+ * NULL. learned: as in sp_engine_cfg. *metrics, which is made where it is NULL, and *drafters are
+ * the caller's to free, after an error too. */
 SP_MUST sp_err sp_cmd_engine(sp_engine **out, sp_metrics **metrics, sp_cmd_drafter *drafters,
                              const sp_loaded *l, const char *head, sp_engine_learned *learned,
                              sp_diag *d);

@@ -402,9 +402,9 @@ typedef struct sp_dev_ops {
     sp_err (*weight_put)(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows,
                          size_t n_row, size_t k);
 
-    /* NULL, or the same of weights that are rounded to e4m3 when they are put, with a scale for each
-     * row: for matmul alone, which rounds its other factor likewise, with a scale for each 128
-     * elements. Slices as above */
+    /* NULL, or the same of weights that are rounded to e4m3 when they are put, with a scale for
+     * each row: for matmul alone, which rounds its other factor likewise, with a scale for each
+     * 128 elements. Slices as above */
     size_t (*fp8_bytes)(sp_dev *dev, size_t n_row, size_t k);
     sp_err (*fp8_put)(sp_dev *dev, sp_dev_weight *out, void *at, sp_type type, const void *rows,
                       size_t n_row, size_t k);

@@ -25,7 +25,8 @@ static inline size_t sp_fp8_bytes(size_t d)
 
 /* The code of x, to nearest even, at most 448 of either sign. */
 uint8_t sp_fp8_code(float x);
-/* The smallest power of two, 2^-125 at least, that brings `top` >= 0 to 448 or less; of 0 it is 1. */
+/* The smallest power of two, 2^-125 at least, that brings `top` >= 0 to 448 or less; of 0 it
+ * is 1. */
 float sp_fp8_scale(float top);
 
 /* From a full f16 page kt [d, 32], v [32, d], and back to f32. */

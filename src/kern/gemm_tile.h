@@ -646,7 +646,7 @@ INLINE void tile_many(const sp_gemm_args *g, sp_type type)
     }                                                                                              \
     static void gemm_##type(const sp_gemm_args *g)                                                 \
     {                                                                                              \
-        if (g->n_tok >= LAID_FROM(type))                                                            \
+        if (g->n_tok >= LAID_FROM(type))                                                           \
             many_##type(g);                                                                        \
         else                                                                                       \
             tile_all(g, type);                                                                     \

@@ -97,8 +97,8 @@ typedef struct engine_metrics {
     sp_metric *gate_waiting, *gate_running, *gate_usage, *gate_lora, *gate_cache;
     /* NULL: the model has no recurrent layers */
     sp_metric *state_snaps, *state_seqs, *snaps_taken, *snaps_evicted;
-    sp_metric *busy, *step_flops, *step_bytes, *windows, *window_sum, *window_square, *peak, *tok_useful,
-        *refused, *backlog, *expired, *preempted;
+    sp_metric *busy, *step_flops, *step_bytes, *windows, *window_sum, *window_square, *peak,
+        *tok_useful, *refused, *backlog, *expired, *preempted;
 } engine_metrics;
 
 /* What could be guessed ahead for a span, and how much of it the step takes. */

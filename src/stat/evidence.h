@@ -57,11 +57,11 @@ sp_interval sp_interval_by_variance(size_t n, double mean, double variance, doub
 
 /* The logarithm of an e-value against "x [n] and y [m] have the same mean", values in [0, 1] of two
  * independent streams: the two wealths of "x above and y below a common mean", at the mean where
- * their product is least, and of the other direction, half each. 0 where either is empty. Costs some
- * 140 passes over both. */
+ * their product is least, and of the other direction, half each. 0 where either is empty. Costs
+ * some 140 passes over both. */
 double sp_differ_log(const double *x, size_t n, const double *y, size_t m);
-/* The same for values without bounds, by counts, means and variances: for large counts only, 0 below
- * SP_EVIDENCE_ASYMPTOTIC of either. */
+/* The same for values without bounds, by counts, means and variances: for large counts only, 0
+ * below SP_EVIDENCE_ASYMPTOTIC of either. */
 typedef struct sp_moments {
     size_t n;
     double mean, variance;

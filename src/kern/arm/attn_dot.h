@@ -47,7 +47,8 @@ INLINE uint8x16_t turn_bytes(const uint32_t row[4])
     return vqtbl1q_u8(vreinterpretq_u8_u32(vld1q_u32(row)), order);
 }
 
-INLINE void lay_values(uint8_t *to, const uint8_t *const hi[TOK], const uint8_t *const *lo, size_t d)
+INLINE void lay_values(uint8_t *to, const uint8_t *const hi[TOK], const uint8_t *const *lo,
+                       size_t d)
 {
     for (size_t i = 0; i < d / 8; i++) {
         for (size_t g = 0; g < GROUPS; g++) {

@@ -113,7 +113,8 @@ INLINE void lay_plane(uint8_t *to, size_t plane, const uint8_t *const row[TOK], 
     }
 }
 
-INLINE void lay_values(uint8_t *to, const uint8_t *const hi[TOK], const uint8_t *const *lo, size_t d)
+INLINE void lay_values(uint8_t *to, const uint8_t *const hi[TOK], const uint8_t *const *lo,
+                       size_t d)
 {
     lay_plane(to, 0, hi, d);
     if (lo)
