@@ -1,8 +1,10 @@
 /* Opening models for the commands. */
 #include "cmd/cmd.h"
 
+#include "base/clock.h"
 #include "base/host.h"
 #include "base/log.h"
+#include "cmd/term.h"
 #include "fmt/split.h"
 #include "sched/engine.h"
 
@@ -406,6 +408,32 @@ sp_err sp_cmd_check_format(const sp_loaded *l, const sp_opts *o, const sp_kv_for
     return format->is_fp8 ? sp_cmd_gate(&a, sp_opt_str(o, "kv-gate"), l->name, d) : SP_OK;
 }
 
+/* How far loading is: a line that is written over on a terminal, else one every ten seconds. */
+typedef struct loading {
+    const char *name;
+    uint64_t since_ns, said_ns;
+    bool quiet;
+} loading;
+
+static void tell_loading(void *arg, size_t n_bytes, size_t all_bytes)
+{
+    loading *t = arg;
+    bool is_line = sp_term_is(stderr), ends = n_bytes == all_bytes;
+    double percent = 100.0 * (double)n_bytes / (double)all_bytes;
+    if (t->quiet || (is_line ? !ends && sp_clock_ms(t->said_ns) < 100
+                             : ends || sp_clock_ms(t->said_ns) < 10e3))
+        return;
+    t->said_ns = sp_clock_ns();
+    if (!is_line) {
+        sp_log(SP_LOG_INFO, "%s: %.0f %% of the weights are in place", t->name, percent);
+    } else if (ends) {
+        fputs("\r\33[K", stderr);
+    } else {
+        fprintf(stderr, "\r\33[KLoading %s, %.0f %%", t->name, percent);
+        sp_term_put_left(stderr, t->since_ns, n_bytes, all_bytes);
+    }
+}
+
 static sp_err load(sp_loaded *l, const sp_opts *o, const sp_load_how *how, sp_diag *d)
 {
     split_bytes bytes;
@@ -427,10 +455,14 @@ static sp_err load(sp_loaded *l, const sp_opts *o, const sp_load_how *how, sp_di
     }
     SP_TRY(open_with_template(l, path, &cfg, o, &bytes, d));
     SP_TRY(sp_cmd_packed_cfg(&packed, o, d));
+    loading tells = {l->name, sp_clock_ns(), sp_term_is(stderr) ? 0 : sp_clock_ns(),
+                     sp_opt_flag(o, "quiet")};
     const sp_model_cfg model = {.n_ctx = cfg.n_ctx,
                                 .expert_bytes = bytes.expert,
                                 .packed_dir = packed.dir,
-                                .fp8 = sp_cmd_wants_fp8(o)};
+                                .fp8 = sp_cmd_wants_fp8(o),
+                                .told = tell_loading,
+                                .told_arg = &tells};
     SP_TRY(sp_model_load(&l->model, l->gguf, l->dev, &model, d));
     if (sp_model_is_from_packed(l->model))
         sp_log(SP_LOG_DEBUG, "%s: its packed weights are read from %s", l->name, packed.dir);

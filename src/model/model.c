@@ -115,11 +115,11 @@ static sp_err load(sp_model *m, const sp_gguf *g, const sp_model_cfg *cfg, bool 
     SP_TRY(sp_weights_bind(m, g, d));
     SP_TRY(read_scales(m));
     if (!has_pages)
-        return sp_weights_put(m, g, 0, NULL, NULL, d);
+        return sp_weights_put(m, g, &(sp_model_cfg){0}, NULL, d);
     if (cfg->fp8)
         SP_TRY(mark_fp8(m, d));
     SP_TRY(sp_identity_init(&id, g, sp_dev_host_pool(m->dev), d));
-    sp_err err = sp_weights_put(m, g, cfg->expert_bytes, &id, cfg->packed_dir, d);
+    sp_err err = sp_weights_put(m, g, cfg, &id, d);
     if (err == SP_OK)
         err = sp_identity_end(&id, &m->id, d);
     m->packed_key.model = m->id;
@@ -199,7 +199,7 @@ static sp_err load_next(sp_model *m, const sp_gguf *g, const sp_model *from, siz
     SP_TRY(load_rope(m, g, 0, d));
     SP_TRY(sp_weights_bind(m, g, d));
     SP_TRY(read_scales(m));
-    SP_TRY(sp_weights_put(m, g, 0, NULL, NULL, d));
+    SP_TRY(sp_weights_put(m, g, &(sp_model_cfg){0}, NULL, d));
     SP_TRY(borrow(m, from, d));
     n_head = n_head / HEAD_ROWS * HEAD_ROWS;
     if (n_head && n_head < m->output.n_row)

@@ -51,6 +51,10 @@ typedef struct sp_model_cfg {
      * (sp_dev_ops.fp8_put), which moves what the model gives; its id tells so. SP_UNSUP: the device
      * has none, or the model has no such matrix */
     bool fp8;
+    /* NULL, or hears how many bytes of all matrices in the file are in place, behind each matrix
+     * that is packed. On the thread that loads; weights that were packed before are not told of */
+    void (*told)(void *arg, size_t n_bytes, size_t all_bytes);
+    void *told_arg;
 } sp_model_cfg;
 
 /* cfg NULL: all of it 0. */

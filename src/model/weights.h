@@ -103,13 +103,13 @@ struct sp_model {
  * not known. */
 SP_MUST sp_err sp_weights_bind(sp_model *m, const sp_gguf *g, sp_diag *d);
 /* Brings every matrix into the device's layout, in one block of memory, and gives the bytes it
- * reads to id (NULL: to none, without a shelf); matrices point into the file before. room_bytes >
- * 0: experts stay in the file, and a shelf of as many bytes takes those that are needed.
- * packed_dir: where a file of packed weights may be, which is read where id is known; NULL:
- * nowhere. SP_LIMIT: the shelf does not hold those of one layer. */
-/* ... is_fp8 of matrices of the layers is set before: they are put as such. */
-SP_MUST sp_err sp_weights_put(sp_model *m, const sp_gguf *g, size_t room_bytes, sp_identity *id,
-                              const char *packed_dir, sp_diag *d);
+ * reads to id (NULL: to none, without a shelf); matrices point into the file before. Of cfg:
+ * expert_bytes > 0: experts stay in the file, and a shelf of as many bytes takes those that are
+ * needed; packed_dir: a file there is read where id is known; told. is_fp8 of matrices of the
+ * layers is set before: they are put as such. SP_LIMIT: the shelf does not hold those of one
+ * layer. */
+SP_MUST sp_err sp_weights_put(sp_model *m, const sp_gguf *g, const sp_model_cfg *cfg,
+                              sp_identity *id, sp_diag *d);
 void sp_weights_free(sp_model *m);
 /* Matrix i of the layers, layer by layer; without data where a layer has none of that name. NULL
  * past the last. */

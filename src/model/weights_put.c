@@ -131,18 +131,33 @@ static size_t all_bytes(const sp_model *m)
     return total;
 }
 
-static sp_err pack_all(sp_model *m, const sp_gguf *g, sp_identity *id, sp_diag *d)
+static size_t file_bytes(const sp_model *m)
+{
+    sp_dev_weight *w;
+    size_t total = 0;
+    bool stays;
+    for (size_t i = 0; (w = matrix_at(&stays, m, i)); i++)
+        total += matrix_bytes(w);
+    return total;
+}
+
+static sp_err pack_all(sp_model *m, const sp_gguf *g, const sp_model_cfg *cfg, sp_identity *id,
+                       sp_diag *d)
 {
     sp_dev_weight *w;
     bool stays;
     char *at = m->packed;
+    size_t done = 0, all = cfg->told ? file_bytes(m) : 0;
     for (size_t i = 0; (w = matrix_at(&stays, m, i)); i++) {
         size_t n_bytes = put_bytes(m, w, stays);
+        done += matrix_bytes(w);
         if (stays)
             SP_TRY(read_matrix(w, g, id));
         else if (w->data)
             SP_TRY(put_matrix(m, w, at, g, id, d));
         at += n_bytes;
+        if (cfg->told && matrix_bytes(w))
+            cfg->told(cfg->told_arg, done, all);
     }
     return SP_OK;
 }
@@ -201,23 +216,23 @@ static bool read_all(sp_model *m, const char *dir, const sp_identity *id)
     return err == SP_OK;
 }
 
-sp_err sp_weights_put(sp_model *m, const sp_gguf *g, size_t room_bytes, sp_identity *id,
-                      const char *packed_dir, sp_diag *d)
+sp_err sp_weights_put(sp_model *m, const sp_gguf *g, const sp_model_cfg *cfg, sp_identity *id,
+                      sp_diag *d)
 {
     sp_dev_weight *w;
     bool tied = !m->output.data;
-    if (room_bytes && m->arch.route.n_expert)
-        SP_TRY(open_shelf(m, room_bytes, d));
+    if (cfg->expert_bytes && m->arch.route.n_expert)
+        SP_TRY(open_shelf(m, cfg->expert_bytes, d));
     size_t total = all_bytes(m);
     /* At least one byte: slices of matrices that stay where they lie are counted from it too. */
     if (m->dev->ops->mem_raw(m->dev, &m->packed, total ? total : 1) != SP_OK)
         return SP_FAIL(d, SP_NOMEM, "%zu bytes for the weights", total);
     SP_TRY(describe(m, total, d));
-    m->from_file = read_all(m, packed_dir, id);
+    m->from_file = read_all(m, cfg->packed_dir, id);
     if (m->from_file)
         point_all(m, g);
     else
-        SP_TRY(pack_all(m, g, id, d));
+        SP_TRY(pack_all(m, g, cfg, id, d));
     if (tied)
         m->output = m->embd;
     m->weight_bytes = matrix_bytes(&m->output);

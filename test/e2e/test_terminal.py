@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import signal
 import stat
 import subprocess
@@ -213,6 +214,17 @@ def test_ingest_shows_progress_unless_it_is_quiet(tmp_path):
     assert code == 0 and "documents  [#" in out and "1 added" in out
     out, code = Terminal("ingest", tmp_path / "a.md", "--knowledge", tmp_path / "k.db", "--quiet").end()
     assert code == 0 and "[#" not in out and "1 unchanged" in out
+
+
+def test_loading_says_how_far_it_is():
+    """At least once, and the line is wiped behind the last matrix; a pipe gets none of it."""
+    out, code = Terminal("run", *model(), "Hi", "-n", 2).end()
+    told = [int(x) for x in re.findall(r"Loading \S+, (\d+) %", out)]
+    assert code == 0 and told and told == sorted(told) and max(told) <= 100, out
+    assert "\r\x1b[K" in out[out.rindex(" %"):]
+    out, code = Terminal("run", *model(), "Hi", "-n", 2, "-q").end()
+    assert code == 0 and "Loading" not in out
+    assert "Loading" not in run("run", *model(), "Hi", "-n", 2).stderr
 
 
 def test_ctrl_c_ends_run_with_130():
